@@ -1,0 +1,110 @@
+"""What every part's tests share: a real PostgreSQL for the session, an empty database of it for each test, and free ports.
+
+The server is the one that `fleetward up` runs (`fleetward.postgres`), with fsync off, reached by its Unix socket. It is started
+through `fleetward/launch.py`, so that the kernel ends it even when the test run is killed.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from fleetward import launch, postgres
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Databases:
+    """Makes and drops databases on the session's server."""
+
+    cluster: postgres.Cluster
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def create(self, template: str = "template0") -> str:
+        """The name of a new database, a copy of `template`, owned by the role that `url` connects as."""
+        name = f"test_{next(self._numbers)}"
+        self.cluster.sql(f'CREATE DATABASE {name} TEMPLATE "{template}" OWNER {postgres.ROLE} STRATEGY file_copy')
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drop it, whoever is still connected."""
+        self.cluster.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def url(self, name: str) -> str:
+        return self.cluster.url(name)
+
+
+def _until(predicate: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} took more than {seconds} s")
+        time.sleep(0.02)
+
+
+def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
+    who = cluster.owner
+    user = ["--uid", str(who.uid), "--gid", str(who.gid)] if who.other else []
+    command = [sys.executable, "-I", "-S", launch.__file__, "--parent", str(os.getpid()), "--signal", str(int(signal.SIGQUIT)), *user]
+    with log.open("wb") as out:
+        return subprocess.Popen([*command, "--", *cluster.command()], cwd="/", stdout=out, stderr=out, start_new_session=True)
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """The session's PostgreSQL server. For what `postgres_url` does not do: a template of one's own, several databases."""
+    home = Path(tempfile.mkdtemp(prefix="fleetward-tests-", dir="/tmp"))
+    home.chmod(0o711)
+    log = home / "postgres.log"
+    cluster = postgres.prepare(home / "postgres", postgres.throwaway())
+    server = _start(cluster, log)
+    try:
+        _until(lambda: server.poll() is not None or cluster.ready(), _START_SECONDS, "the start of PostgreSQL")
+        assert server.poll() is None, log.read_text()
+        cluster.ensure_database()
+        yield Databases(cluster)
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        try:
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def postgres_url(databases: Databases) -> Iterator[str]:
+    """The URL of an empty database, for this test alone; dropped afterwards."""
+    name = databases.create()
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def ports() -> Callable[[], int]:
+    """A function that gives a free TCP port on the loopback, another one at each call."""
+    given: set[int] = set()
+
+    def free() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port: int = probe.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                return port
+
+    return free
