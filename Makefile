@@ -1,0 +1,61 @@
+# One command each: install, up, test, check, format, bench, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
+# pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV ?= uv
+BIN := .venv/bin
+ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
+
+.PHONY: install up test check format bench lock clean
+.DEFAULT_GOAL := install
+
+install: .venv/installed
+
+up: .venv/installed
+	@exec $(BIN)/fleetward up $(ARGS)
+
+# Real broker, real browser: the two that no wheel brings are installed by the system's package manager where that is allowed.
+test: .venv/installed-dev
+	@.ci/system-packages
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: .venv/installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: .venv/installed-dev
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+# Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
+lock:
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --extra server --extra build --upgrade --quiet \
+	  --generate-hashes --no-emit-index-url --universal --python-version 3.11 --output-file requirements.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --extra dev --constraint requirements.lock --quiet \
+	  --generate-hashes --no-emit-index-url --universal --python-version 3.11 --output-file requirements-dev.lock
+
+clean:
+	rm -rf .venv build dist
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Python's venv module is needed (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "installing into .venv (a minute or two, once)"
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/installed-dev: requirements-dev.lock .venv/installed
+	@echo "installing what tests and checks need into .venv"
+	@$(PIP) install --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
