@@ -1,0 +1,177 @@
+"""The database: one pool a process, transactions that Tortoise and named SQL share, and migrations.
+
+The only module that knows how Tortoise and asyncpg are connected. Connection failures leave here as `Unavailable`; everything else is
+the caller's to handle. Who calls it: the rest of `inventory`, and the entry points that open a `Database`.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import asyncpg
+import msgspec
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.context import TortoiseContext, _current_context
+from tortoise.migrations.executor import MigrationExecutor
+
+from inventory.errors import Unavailable
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+Row = Mapping[str, Any]
+
+APP = "inventory"
+MIGRATION_LOCK = 0x666C7764_0001
+"""Advisory lock keys are 64-bit numbers; ours begin with the letters `flwd`."""
+
+GONE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+"""What asyncpg raises when the database is away, starting, stopping or full up."""
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_decoder = msgspec.json.Decoder()
+
+
+def dumps(value: Any) -> str:
+    """JSON text for a `::jsonb` parameter."""
+    return _encoder.encode(value).decode()
+
+
+def loads(text: str | None) -> Any:
+    """What a JSONB column holds; asyncpg hands it over as text."""
+    return None if text is None else _decoder.decode(text)
+
+
+def _load_queries() -> Mapping[str, str]:
+    """The statements of queries.sql by name. Each begins with a line `-- name: NAME`."""
+    text = files(APP).joinpath("queries.sql").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for name, statement in re.findall(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", text, re.DOTALL | re.MULTILINE):
+        if name in found:
+            raise ValueError(f"queries.sql: {name} is there twice")
+        found[name] = statement.strip().rstrip(";")
+    return found
+
+
+SQL = _load_queries()
+
+
+def _credentials(url: str, application: str, pool_size: int) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise ValueError(f"the database URL must begin with postgresql://, not {parts.scheme or 'nothing'}://")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    host = query.pop("host", None) or parts.hostname or "127.0.0.1"
+    return {
+        "host": host,
+        "port": int(query.pop("port", 0)) or parts.port or 5432,
+        "user": unquote(parts.username or "") or query.pop("user", None),
+        "password": unquote(parts.password) if parts.password else None,
+        "database": parts.path.lstrip("/"),
+        "minsize": 1,
+        "maxsize": pool_size,
+        "application_name": application,
+        "max_inactive_connection_lifetime": 300,
+        "server_settings": {"synchronous_commit": "on", "timezone": "UTC"},
+        **({"ssl": query["sslmode"]} if "sslmode" in query else {}),
+    }
+
+
+def _config(url: str, application: str, pool_size: int) -> dict[str, Any]:
+    return {
+        "connections": {"default": {"engine": "tortoise.backends.asyncpg", "credentials": _credentials(url, application, pool_size)}},
+        "apps": {APP: {"models": ["inventory.models"], "default_connection": "default", "migrations": "inventory.migrations"}},
+        "use_tz": True,
+        "timezone": "UTC",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """An open transaction: `raw` for named SQL, `client` for Tortoise's `using_db`. Both are the same connection."""
+
+    raw: Connection
+    client: BaseDBAsyncClient
+
+
+class Database:
+    """A pool of connections. Opening does not connect; the first use does, so that a service can start before its database."""
+
+    def __init__(self, context: TortoiseContext, url: str) -> None:
+        self._context = context
+        self.url = url
+
+    @classmethod
+    async def open(cls, url: str, *, application: str, pool_size: int = 8) -> "Database":
+        """Raises ValueError for a URL that is none of PostgreSQL."""
+        context = TortoiseContext()
+        with context:
+            await context.init(config=_config(url, application, pool_size))
+        return cls(context, url)
+
+    async def close(self) -> None:
+        await self._context.connections.close_all()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        """Commits at the end, rolls back on any exception. Raises Unavailable when the database can't be reached, or is lost on the way:
+        then whether a commit took place is unknown to the caller."""
+        try:
+            # Tortoise looks its connections up in the current context; several databases may be open in one process.
+            token = _current_context.set(self._context)
+            try:
+                async with self._context.db()._in_transaction() as client:
+                    raw = cast(Connection, getattr(client, "_connection"))  # noqa: B009 -- the seam between Tortoise and asyncpg
+                    yield Tx(raw, cast(BaseDBAsyncClient, client))
+            finally:
+                _current_context.reset(token)
+        except GONE as error:
+            raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection without a transaction, for reads. Raises Unavailable as `transaction` does."""
+        try:
+            async with self._context.db().acquire_connection() as connection:
+                yield cast(Connection, connection)
+        except GONE as error:
+            raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+
+    async def connect(self) -> Connection:
+        """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it."""
+        credentials = _credentials(self.url, "fleetward-listen", 1)
+        wanted = ("host", "port", "user", "password", "database", "server_settings", "ssl")
+        try:
+            return await asyncpg.connect(**{key: credentials[key] for key in wanted if key in credentials})
+        except GONE as error:
+            raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+
+
+async def migrate(url: str) -> None:
+    """Bring the schema up to date. Many may call it at once: one does it, the others wait and find nothing to do."""
+    db = await Database.open(url, application="fleetward-migrate", pool_size=2)
+    lock = None
+    try:
+        lock = await db.connect()
+        await lock.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+        with db._context:
+            await MigrationExecutor(db._context.db(), _config(url, "", 2)["apps"]).migrate()
+    finally:
+        if lock is not None:
+            await lock.close()
+        await db.close()

@@ -1,0 +1,106 @@
+"""Config: files that belong on every host its selector matches. Declarative; the config manager makes host-configs of it."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import Field as Bounds
+from tortoise import fields
+
+from inventory.kind import USER, Field, Kind, Nature, Scalar, Text
+from inventory.rows import ResourceRow
+
+MAX_CONTENT_BYTES = 128 * 1024
+"""Of all files of a config together."""
+
+
+class ConfigRow(ResourceRow):
+    selector = fields.TextField()
+    priority = fields.IntField(default=0)
+    files: Any = fields.JSONField(default=list)
+    on_change: Any = fields.JSONField(null=True)
+
+    class Meta:
+        table = "config"
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or path.endswith("/") or "//" in path or any(part in (".", "..") for part in path.split("/")):
+        raise ValueError("must be an absolute path of a file, without . or .. or doubled slashes")
+    if any(ord(c) < 32 for c in path):
+        raise ValueError("must not hold control characters")
+    return path
+
+
+ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
+Account = Annotated[str, StringConstraints(pattern=f"^({ACCOUNT.pattern})$")]
+
+
+class FileSpec(BaseModel):
+    """A file: `path`, either `content` or `template`, and how it is to be kept."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: Annotated[Text, Bounds(min_length=2, max_length=1024), AfterValidator(_absolute)]
+    content: Text | None = None
+    template: Text | None = None
+    mode: Annotated[str, StringConstraints(pattern="^0?[0-7]{3}$|^[0-7]{4}$")] = "0644"
+    owner: Account | None = None
+    group: Account | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "FileSpec":
+        if (self.content is None) == (self.template is None):
+            raise ValueError("needs either content or template, and not both")
+        return self
+
+
+class OnChange(BaseModel):
+    """A command to run after any file changed; it must be safe to repeat. `command` is run by /bin/sh, or directly where it is a list."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: Annotated[Text, Bounds(min_length=1, max_length=4096)] | Annotated[list[Text], Bounds(min_length=1, max_length=64)]
+    timeout_s: Annotated[int, Bounds(ge=1, le=3600)] = 60
+
+
+def _check_files(files: list[FileSpec]) -> list[FileSpec]:
+    paths = [file.path for file in files]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"{path} is there twice")
+    size = sum(len((file.content or file.template or "").encode()) for file in files)
+    if size > MAX_CONTENT_BYTES:
+        raise ValueError(f"the contents are {size} bytes, more than {MAX_CONTENT_BYTES}")
+    return files
+
+
+Files = Annotated[list[FileSpec], Bounds(max_length=256), AfterValidator(_check_files)]
+
+CONFIG = Kind(
+    name="config",
+    collection="configs",
+    prefix="conf",
+    nature=Nature.DECLARATIVE,
+    doc="Files that belong on every host that the selector matches.",
+    creators=frozenset({USER}),
+    manager="config",
+    own_fields=(
+        Field(
+            name="selector", annotation=Annotated[Text, Bounds(max_length=8192)], scalar=Scalar.TEXT, owner=USER, required=True, nullable=False, intent=True,
+            doc="A filter over hosts; the empty one matches all.",
+        ),
+        Field(
+            name="priority", annotation=Annotated[int, Bounds(ge=-1000, le=1000)], scalar=Scalar.INTEGER, owner=USER, default=0, nullable=False, intent=True,
+            doc="Where two configs claim a path, the higher one wins; of equal ones, the older.",
+        ),
+        Field(name="files", annotation=Files, scalar=Scalar.JSON, owner=USER, default=[], nullable=False, intent=True, doc="What to place."),
+        Field(
+            name="on_change", annotation=Annotated[Text, Bounds(min_length=1, max_length=4096)] | OnChange, scalar=Scalar.JSON, owner=USER, intent=True,
+            doc="A command to run on the device after any of the files changed.",
+        ),
+    ),
+    columns=("name", "title", "selector", "priority"),
+    wide_columns=("id", "labels", "generation", "updated_at"),
+    verbs=("retry",),
+)

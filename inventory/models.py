@@ -1,0 +1,24 @@
+"""All Tortoise models in one module, which is what Tortoise is pointed at."""
+
+from inventory import tables
+from inventory.kinds import ROWS
+
+__models__ = [
+    *ROWS.values(),
+    tables.ChangeIn,
+    tables.Cursor,
+    tables.HostLabels,
+    tables.HostFacts,
+    tables.DeviceLiveness,
+    tables.DeviceStream,
+    tables.DeviceIdentity,
+    tables.Poison,
+    tables.DeviceLog,
+    tables.IngestLease,
+    tables.Work,
+    tables.User,
+    tables.Session,
+    tables.ApiToken,
+    tables.Integration,
+    tables.Idempotency,
+]

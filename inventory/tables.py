@@ -1,0 +1,249 @@
+"""The tables that are not resources: the change log, what devices said last, the work queue, identities and accounts.
+
+They are models so that migrations know them; the hot paths reach them by named SQL (`queries.sql`). `changes` is partitioned, which
+models can't say: the migration makes it by SQL. Source: design.md section 5.
+"""
+
+from typing import Any
+
+from tortoise import Model, fields
+from tortoise.fields import CharField, DatetimeField, TextField
+
+
+class ChangeIn(Model):
+    """A change as its writer's transaction left it, before the relay gives it a position."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    kind = CharField(max_length=32)
+    resource_id = CharField(max_length=64)
+    op = CharField(max_length=8)
+    version = fields.BigIntField()
+    generation = fields.BigIntField()
+    changed: Any = fields.JSONField()
+    resource: Any = fields.JSONField(null=True)
+    before: Any = fields.JSONField(null=True)
+    host = CharField(max_length=64, null=True)
+    actor: Any = fields.JSONField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "changes_in"
+
+
+class Cursor(Model):
+    """How far a consumer of the change log has come."""
+
+    name = CharField(max_length=64, primary_key=True)
+    position = fields.BigIntField()
+
+    class Meta:
+        table = "cursors"
+
+
+class HostLabels(Model):
+    """A host's effective labels: its own over its site's over its regions'."""
+
+    host = CharField(max_length=64, primary_key=True)
+    labels: Any = fields.JSONField()
+
+    class Meta:
+        table = "host_labels"
+
+
+class HostFacts(Model):
+    """One section of a device's facts, as it sent it. One row a host and section (a unique index says so)."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    host = CharField(max_length=64)
+    section = CharField(max_length=32)
+    hash = CharField(max_length=80)
+    data: Any = fields.JSONField()
+    updated_at = DatetimeField()
+
+    class Meta:
+        table = "host_facts"
+        unique_together = (("host", "section"),)
+
+
+class DeviceLiveness(Model):
+    """When a device was last heard. Written at every sign of life, so it is narrow and has no second index."""
+
+    host = CharField(max_length=64, primary_key=True)
+    last_seen = DatetimeField()
+    uptime_s = fields.BigIntField(null=True)
+    unacked = fields.IntField(null=True)
+
+    class Meta:
+        table = "device_liveness"
+
+
+class DeviceStream(Model):
+    """Where a device's durable stream stands (epoch and the last committed seq), and its sessions."""
+
+    host = CharField(max_length=64, primary_key=True)
+    epoch = CharField(max_length=256, null=True)
+    seq = fields.BigIntField(default=0)
+    session = CharField(max_length=256, null=True)
+    session_since = DatetimeField(null=True)
+    retired: Any = fields.JSONField(default=list)
+    keepalive_s = fields.IntField(default=30)
+    heartbeat_s = fields.IntField(default=30)
+    flaps = fields.IntField(default=0)
+
+    class Meta:
+        table = "device_stream"
+
+
+class DeviceIdentity(Model):
+    """The key a device is known by, and the fence of its commands. `incarnation` rises with each enrollment anew."""
+
+    host = CharField(max_length=64, primary_key=True)
+    fingerprint = CharField(max_length=64, unique=True)
+    incarnation = fields.IntField(default=1)
+    certificate = TextField()
+    certificate_serial = CharField(max_length=64)
+    expires_at = DatetimeField()
+    fence = fields.BigIntField(default=0)
+    evidence: Any = fields.JSONField(default=dict)
+    token = CharField(max_length=64, null=True)
+    revoked_at = DatetimeField(null=True)
+    created_at = DatetimeField()
+
+    class Meta:
+        table = "device_identity"
+
+
+class Poison(Model):
+    """A message of a device whose body could not be used, set aside with its error."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    host = CharField(max_length=64)
+    suffix = CharField(max_length=32)
+    epoch = CharField(max_length=256, null=True)
+    seq = fields.BigIntField(null=True)
+    error = TextField()
+    payload = fields.BinaryField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "poison"
+
+
+class DeviceLog(Model):
+    """What a device wanted known (`up/log`). `id` is the device's own; a log sent twice across epochs is stored once."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    host = CharField(max_length=64)
+    log_id = CharField(max_length=256)
+    type = CharField(max_length=256)
+    severity = CharField(max_length=16)
+    message = TextField()
+    data: Any = fields.JSONField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "device_log"
+        unique_together = (("host", "log_id"),)
+
+
+class IngestLease(Model):
+    """Which Inventory replica reads a shard's devices, until when, and since when it has been subscribed."""
+
+    shard = CharField(max_length=2, primary_key=True)
+    owner = CharField(max_length=64, null=True)
+    until = DatetimeField(null=True)
+    fence = fields.BigIntField(default=0)
+    subscribed_since = DatetimeField(null=True)
+
+    class Meta:
+        table = "ingest_lease"
+
+
+class Work(Model):
+    """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    manager = CharField(max_length=32)
+    key = CharField(max_length=128)
+    due_at = DatetimeField()
+    attempts = fields.IntField(default=0)
+    halted = fields.BooleanField(default=False)
+    again = fields.BooleanField(default=False)
+    fresh = fields.BooleanField(default=False)
+    last_error: Any = fields.JSONField(null=True)
+    lease_owner = CharField(max_length=64, null=True)
+    lease_until = DatetimeField(null=True)
+    fence = fields.BigIntField(default=0)
+    queued_at = DatetimeField()
+
+    class Meta:
+        table = "work"
+        unique_together = (("manager", "key"),)
+
+
+class User(Model):
+    """A person who may sign in. `password` is an argon2id hash."""
+
+    id = CharField(max_length=64, primary_key=True)
+    name = CharField(max_length=253, unique=True)
+    password = CharField(max_length=256)
+    role = CharField(max_length=16, default="viewer")
+    created_at = DatetimeField()
+
+    class Meta:
+        table = "users"
+
+
+class Session(Model):
+    """A browser that has signed in. `token_hash` is the SHA-256 of the cookie, hex."""
+
+    token_hash = CharField(max_length=64, primary_key=True)
+    user = CharField(max_length=64)
+    csrf = CharField(max_length=64)
+    created_at = DatetimeField()
+    seen_at = DatetimeField()
+    expires_at = DatetimeField()
+    address = CharField(max_length=64, default="")
+
+    class Meta:
+        table = "sessions"
+
+
+class ApiToken(Model):
+    """A bearer token. `token_hash` is its SHA-256, hex."""
+
+    id = CharField(max_length=64, primary_key=True)
+    name = CharField(max_length=253, unique=True)
+    token_hash = CharField(max_length=64, unique=True)
+    role = CharField(max_length=16)
+    created_at = DatetimeField()
+    expires_at = DatetimeField(null=True)
+
+    class Meta:
+        table = "api_tokens"
+
+
+class Integration(Model):
+    """Another program, with a certificate of its own. `write`: none, signed or unsigned."""
+
+    id = CharField(max_length=64, primary_key=True)
+    name = CharField(max_length=64, unique=True)
+    write = CharField(max_length=16)
+    certificate = TextField()
+    created_at = DatetimeField()
+
+    class Meta:
+        table = "integrations"
+
+
+class Idempotency(Model):
+    """The answer given to an idempotency key, for 24 hours. `digest` is of the request, so that another body is noticed."""
+
+    key = CharField(max_length=256, primary_key=True)
+    digest = CharField(max_length=64)
+    status = fields.IntField()
+    body: Any = fields.JSONField(null=True)
+    created_at = DatetimeField()
+
+    class Meta:
+        table = "idempotency"
