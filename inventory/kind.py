@@ -137,6 +137,8 @@ class Field:
     hidden: bool = False
     single_only: bool = False
     """Shown on the single resource only, not in lists (the facts)."""
+    selects: str = ""
+    """The text is a selector over this kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +176,8 @@ class Kind:
     wide_columns: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
     deletable_by_user: bool = True
+    names_itself: bool = False
+    """A user may leave the name out; it is then the id."""
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.fields]

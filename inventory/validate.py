@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from inventory.actor import Actor
 from inventory.db import dumps
 from inventory.errors import Forbidden, Invalid, Problem
-from inventory.kind import Field, Kind, Scalar
+from inventory.kind import USER, Field, Kind, Scalar
 from inventory.resource import Resource, merge_patch
 
 Values = dict[str, Any]
@@ -38,7 +38,7 @@ def create_values(kind: Kind, body: Any, actor: Actor) -> Values:
             values[field.name] = _check(kind, field, members[field.name], problems)
         elif field.name in members and not field.nullable and field.default is None:
             problems.append(Problem(f"/{field.name}", "must not be null"))
-        elif field.required:
+        elif field.required or (field.name == "name" and actor.owns(USER) and not kind.names_itself):
             problems.append(Problem(f"/{field.name}", "is required"))
         elif actor.owns(field.owner) and field.default is not None:
             values[field.name] = field.default() if callable(field.default) else field.default

@@ -3,6 +3,8 @@
 import re
 from typing import Annotated, Any
 
+from jinja2 import TemplateSyntaxError
+from jinja2.sandbox import SandboxedEnvironment
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Bounds
 from tortoise import fields
@@ -32,6 +34,14 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _parses(template: str) -> str:
+    try:
+        SandboxedEnvironment().parse(template)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"is no Jinja2 template: line {error.lineno}: {error.message}") from None
+    return template
+
+
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
 Account = Annotated[str, StringConstraints(pattern=f"^({ACCOUNT.pattern})$")]
 
@@ -43,7 +53,7 @@ class FileSpec(BaseModel):
 
     path: Annotated[Text, Bounds(min_length=2, max_length=1024), AfterValidator(_absolute)]
     content: Text | None = None
-    template: Text | None = None
+    template: Annotated[Text, AfterValidator(_parses)] | None = None
     mode: Annotated[str, StringConstraints(pattern="^0?[0-7]{3}$|^[0-7]{4}$")] = "0644"
     owner: Account | None = None
     group: Account | None = None
@@ -88,7 +98,7 @@ CONFIG = Kind(
     own_fields=(
         Field(
             name="selector", annotation=Annotated[Text, Bounds(max_length=8192)], scalar=Scalar.TEXT, owner=USER, required=True, nullable=False, intent=True,
-            doc="A filter over hosts; the empty one matches all.",
+            doc="A filter over hosts; the empty one matches all.", selects="host",
         ),
         Field(
             name="priority", annotation=Annotated[int, Bounds(ge=-1000, le=1000)], scalar=Scalar.INTEGER, owner=USER, default=0, nullable=False, intent=True,

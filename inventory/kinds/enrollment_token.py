@@ -33,6 +33,7 @@ ENROLLMENT_TOKEN = Kind(
     doc="Lets devices enroll. The answer to its creation alone holds `token`, the secret.",
     creators=frozenset({USER, "system"}),
     published=False,
+    names_itself=True,
     own_fields=(
         Field(
             name="uses", annotation=Annotated[int, Bounds(ge=1, le=1_000_000)], scalar=Scalar.INTEGER, owner=USER, default=1, nullable=False,

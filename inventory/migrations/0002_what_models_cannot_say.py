@@ -14,6 +14,8 @@ CREATE TABLE changes (
 CREATE TABLE changes_0 PARTITION OF changes FOR VALUES FROM (0) TO (1000000);
 CREATE INDEX changes_resource ON changes (resource_id, position);
 
+CREATE TABLE change_anchors (position bigint PRIMARY KEY, hash bytea NOT NULL, at timestamptz NOT NULL);
+
 CREATE TABLE relay (
     id int PRIMARY KEY CHECK (id = 1), position bigint NOT NULL, hash bytea NOT NULL, floor bigint NOT NULL, idle boolean NOT NULL
 );

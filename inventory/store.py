@@ -1,0 +1,224 @@
+"""The store: the one way to read and write resources. Every write is a row and its change in one transaction.
+
+It validates, resolves and locks (`inventory.writer`), commits, and hands back the resource as everybody sees it. It knows nothing of
+HTTP or MQTT. Who calls it: web (users), ingest (devices), managers, intents.
+
+Source: design.md section 5.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import asyncpg
+
+from inventory.actor import Actor
+from inventory.db import SQL, Connection, Database
+from inventory.errors import NotFound
+from inventory.filter import compile_filter, compile_order
+from inventory.kind import Kind
+from inventory.kinds import BY_NAME
+from inventory.listing import ListQuery, count_query, page_query
+from inventory.resource import Resource, from_row, select_list, source
+from inventory.validate import Values
+from inventory.writer import RELABEL_BATCH, Lease, Writer
+
+__all__ = ["Lease", "ListQuery", "Page", "Store"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ids = list[str]
+
+DEADLOCK_TRIES = 5
+"""Two writers that lock rows in different orders: one is undone by Postgres and simply goes again."""
+
+
+class _DryRun(Exception):
+    """Undoes the transaction of a dry run, and carries what it would have given."""
+
+    def __init__(self, result: Resource | None) -> None:
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list. `position`: where to watch from, so that nothing is missed after this list. `total`: where it was asked for."""
+
+    items: list[Resource]
+    next_page_token: str
+    position: int
+    total: int | None = None
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """Reads and writes resources. `ref` is an id or a name; `kind` a kind's name."""
+
+    def __init__(self, db: Database, clock: Callable[[], datetime] = utcnow) -> None:
+        self.db = db
+        self.clock = clock
+
+    # --- reads ----------------------------------------------------------------------------------------------------------------
+
+    async def get(self, kind: str, ref: str) -> Resource:
+        """Raises NotFound."""
+        async with self.db.acquire() as connection:
+            return await _get(connection, BY_NAME[kind], ref)
+
+    async def read_many(self, kind: str, ids: Iterable[str]) -> dict[str, Resource]:
+        """Those of the ids that exist."""
+        k = BY_NAME[kind]
+        async with self.db.acquire() as connection:
+            rows = await connection.fetch(
+                f"SELECT {select_list(k, single=False)} FROM {source(k)} WHERE r.id = ANY ($1::text[]) ORDER BY r.id", list(ids)
+            )
+        return {row["id"]: from_row(k, row) for row in rows}
+
+    async def list(self, kind: str, query: ListQuery) -> Page:
+        """A page, from one snapshot with its position. Raises BadRequest for a filter, order or page token that can't be understood."""
+        k = BY_NAME[kind]
+        predicate = compile_filter(k, query.filter, now=self.clock())
+        order = compile_order(k, query.order_by)
+        page = page_query(k, predicate, order, query, select=select_list(k, single=False), source=source(k))
+        async with self.db.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            rows = await connection.fetch(page.sql, *page.params)
+            position = await connection.fetchval("SELECT position FROM relay")
+            total = await connection.fetchval(count_query(predicate, source=source(k)), *predicate.params) if query.count else None
+        kept, token = page.split(rows)
+        items = [_pick(from_row(k, row), query.fields) for row in kept]
+        return Page(items, token, position, total)
+
+    # --- writes that users ask for --------------------------------------------------------------------------------------------
+
+    async def create(self, kind: str, body: Any, actor: Actor, *, dry_run: bool = False, extra: Values | None = None) -> Resource:
+        """Raises Invalid, Forbidden, Conflict. `extra`: columns beside the body that are not the user's (the hash of a token)."""
+        k = BY_NAME[kind]
+        return _there(await self._run(k, lambda w: w.create(k, body, actor, extra), dry_run))
+
+    async def patch(self, kind: str, ref: str, patch: Any, actor: Actor, *, if_match: int | None = None, dry_run: bool = False) -> Resource:
+        """RFC 7396. Raises NotFound, PreconditionFailed, Invalid, Forbidden, Conflict."""
+        k = BY_NAME[kind]
+        return _there(await self._run(k, lambda w: w.patch(k, ref, patch, actor, if_match), dry_run))
+
+    async def delete(
+        self, kind: str, ref: str, actor: Actor, *, if_match: int | None = None, force: bool = False, dry_run: bool = False
+    ) -> Resource | None:
+        """None: gone. A resource: its delete waits for its manager's word. Raises NotFound, PreconditionFailed, Conflict, Forbidden."""
+        k = BY_NAME[kind]
+        return await self._run(k, lambda w: w.delete(k, ref, actor, if_match, force), dry_run)
+
+    async def retry(self, kind: str, ref: str, actor: Actor) -> Resource:
+        """Raises NotFound, Conflict."""
+        k = BY_NAME[kind]
+        return _there(await self._run(k, lambda w: w.retry(k, ref, actor), False))
+
+    async def _run(self, kind: Kind, act: Callable[[Writer], Any], dry_run: bool) -> Resource | None:
+        async def once() -> Resource | None:
+            async with self.transaction() as w:
+                id = await act(w)
+                result = None if id is None else await _get(w.tx.raw, kind, id)
+                if dry_run:
+                    raise _DryRun(result)
+                return result
+
+        try:
+            return await self._retrying(once)
+        except _DryRun as undone:
+            return undone.result
+
+    # --- writes of managers and devices ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def transaction(self, lease: Lease | None = None) -> AsyncIterator[Writer]:
+        """Several writes in one transaction. Raises LeaseLost before anything is written if the lease is no longer held."""
+        async with self.db.transaction() as tx:
+            writer = Writer(tx, self.clock())
+            if lease is not None:
+                await writer.check_lease(lease)
+            yield writer
+            await writer.flush()
+
+    async def write(self, kind: str, id: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
+        """Set fields that the actor owns. Equal values write nothing. Raises NotFound, Forbidden, LeaseLost."""
+
+        async def once() -> Resource:
+            async with self.transaction(lease) as w:
+                return await w.write(BY_NAME[kind], id, values, actor)
+
+        return await self._retrying(once)
+
+    async def make(self, kind: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
+        """A new row from values that the caller answers for. Raises Forbidden, Conflict, LeaseLost."""
+        k = BY_NAME[kind]
+
+        async def once() -> Resource:
+            async with self.transaction(lease) as w:
+                return await _get(w.tx.raw, k, await w.make(k, values, actor))
+
+        return await self._retrying(once)
+
+    async def remove(self, kind: str, id: str, actor: Actor, *, lease: Lease | None = None) -> None:
+        """The row goes, with what it owns. Raises NotFound, Conflict, LeaseLost."""
+
+        async def once() -> None:
+            async with self.transaction(lease) as w:
+                await w.remove(BY_NAME[kind], id, actor)
+
+        await self._retrying(once)
+
+    async def relabel(
+        self, actor: Actor, *, sites: Sequence[str] = (), regions: Sequence[str] = (), hosts: Sequence[str] = (), lease: Lease | None = None
+    ) -> Sequence[str]:
+        """Bring the effective labels of hosts up to date, in batches: of those named, at these sites, in these regions and below.
+        The ids of the hosts whose labels changed. Raises LeaseLost."""
+        async with self.db.acquire() as connection:
+            rows = await connection.fetch("SELECT id FROM host WHERE site = ANY ($1::text[]) ORDER BY id", list(sites))
+            rows += await connection.fetch(SQL["hosts_below_regions"], list(regions))
+        ids = sorted({*hosts, *(row["id"] for row in rows)})
+        changed: Ids = []
+        for start in range(0, len(ids), RELABEL_BATCH):
+            batch = ids[start : start + RELABEL_BATCH]
+
+            async def once(batch: Ids = batch) -> Ids:
+                async with self.transaction(lease) as w:
+                    return await w.relabel(batch, actor)
+
+            changed += await self._retrying(once)
+        return changed
+
+    async def _retrying(self, once: Callable[[], Any]) -> Any:
+        for attempt in range(DEADLOCK_TRIES):
+            try:
+                return await once()
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                if attempt == DEADLOCK_TRIES - 1:
+                    raise
+                log.info("write goes again after a deadlock", extra={"attempt": attempt + 1})
+                await asyncio.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+async def _get(connection: Connection, kind: Kind, ref: str) -> Resource:
+    row = await connection.fetchrow(
+        f"SELECT {select_list(kind, single=True)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1", ref
+    )
+    if row is None:
+        raise NotFound(f"there is no {kind.name} {ref!r}")
+    return from_row(kind, row)
+
+
+def _there(resource: Resource | None) -> Resource:
+    assert resource is not None, "only a delete gives nothing"
+    return resource
+
+
+def _pick(resource: Resource, fields: Sequence[str]) -> Resource:
+    return {name: resource[name] for name in fields if name in resource} if fields else resource
