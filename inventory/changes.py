@@ -119,7 +119,10 @@ async def append(tx: Tx, drafts: Sequence[Draft], at: datetime) -> None:
 
 def chain(previous: bytes, position: int, row: Row) -> bytes:
     """The hash of a row: SHA-256 over the hash before it and everything that the row says. JSON as Postgres writes it."""
-    said = (position, *(row[name] for name in ("kind", "resource_id", "op", "version", "generation", "changed", "resource", "before", "host", "actor")))
+    said = (
+        position,
+        *(row[name] for name in ("kind", "resource_id", "op", "version", "generation", "changed", "resource", "before", "host", "actor")),
+    )
     text = "\x1f".join("" if value is None else str(value) for value in said) + "\x1f" + row["at"].astimezone(UTC).isoformat()
     return hashlib.sha256(previous + text.encode()).digest()
 
@@ -229,13 +232,17 @@ async def position(db: Database) -> int:
         return int(await connection.fetchval("SELECT position FROM relay"))
 
 
-async def read(db: Database, after: int, *, limit: int = BATCH, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None) -> Slice:
+async def read(
+    db: Database, after: int, *, limit: int = BATCH, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None
+) -> Slice:
     """Changes after a position, oldest first. Raises Gone below the floor of the log."""
     async with db.acquire() as connection:
         state = await connection.fetchrow("SELECT position, floor FROM relay")
         assert state is not None, "the migration makes the relay's row"
         if after < state["floor"]:
-            raise Gone(f"position {after} is below {state['floor']}, where the change log begins: list again and watch from the list's position")
+            raise Gone(
+                f"position {after} is below {state['floor']}, where the change log begins: list again and watch from the list's position"
+            )
         wanted = (None if kinds is None else list(kinds), None if ids is None else list(ids))
         rows = await connection.fetch(SQL["read_changes"], after, state["position"], *wanted, limit)
     changes = [_change(row) for row in rows]

@@ -4,15 +4,24 @@ A resource is a `dict` in the shape of contract.md section 4. `select_list` says
 is what of it stands in events (nothing that varies by itself), `changed_paths` what differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from inventory.db import loads
 from inventory.kind import Field, Kind, Scalar
 
 Resource = dict[str, Any]
+
+
+class ReadRow(Protocol):
+    """A result row: an asyncpg Record, or a dict."""
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+    def keys(self) -> Iterable[str]: ...
+
 
 _DEEP = frozenset({"labels", "effective_labels", "status"})
 """Members whose changes are told one level down, as `labels.line`."""
@@ -51,11 +60,12 @@ def shown(field: Field, value: Any) -> Any:
     return value
 
 
-def from_row(kind: Kind, row: Mapping[str, Any], *, hidden: bool = False) -> Resource:
+def from_row(kind: Kind, row: ReadRow, *, hidden: bool = False) -> Resource:
     """The resource of a row that was read with `select_list`."""
     resource: Resource = {"id": row["id"], "kind": kind.name}
+    there = set(row.keys())
     for field in kind.fields:
-        if field.name in row.keys() and (hidden or not field.hidden):
+        if field.name in there and (hidden or not field.hidden):
             resource[field.name] = shown(field, row[field.name])
     return resource
 

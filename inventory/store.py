@@ -8,7 +8,7 @@ Source: design.md section 5.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,7 +120,7 @@ class Store:
         k = BY_NAME[kind]
         return _there(await self._run(k, lambda w: w.retry(k, ref, actor), False))
 
-    async def _run(self, kind: Kind, act: Callable[[Writer], Any], dry_run: bool) -> Resource | None:
+    async def _run(self, kind: Kind, act: Callable[[Writer], Awaitable[str | None]], dry_run: bool) -> Resource | None:
         async def once() -> Resource | None:
             async with self.transaction() as w:
                 id = await act(w)
@@ -194,7 +194,7 @@ class Store:
             changed += await self._retrying(once)
         return changed
 
-    async def _retrying(self, once: Callable[[], Any]) -> Any:
+    async def _retrying(self, once: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(DEADLOCK_TRIES):
             try:
                 return await once()

@@ -57,7 +57,9 @@ class Writer:
     async def check_lease(self, lease: Lease) -> None:
         """Raises LeaseLost unless the lease still stands; it then stands until the commit."""
         found = await self.tx.raw.fetchval(
-            "SELECT fence FROM work WHERE manager = $1 AND key = $2 AND lease_until > clock_timestamp() FOR UPDATE", lease.manager, lease.key
+            "SELECT fence FROM work WHERE manager = $1 AND key = $2 AND lease_until > clock_timestamp() FOR UPDATE",
+            lease.manager,
+            lease.key,
         )
         if found != lease.fence:
             raise LeaseLost(f"{lease.manager} {lease.key}: another replica has taken over")
@@ -119,7 +121,7 @@ class Writer:
         if kind.name in ("config", "host"):
             target = BY_NAME["host-config"]
             rows = await self.tx.raw.fetch(
-                f'SELECT id FROM host_config WHERE "{kind.name}" = $1 AND status->>\'indicator\' = \'error\' ORDER BY id', current["id"]
+                f"SELECT id FROM host_config WHERE \"{kind.name}\" = $1 AND status->>'indicator' = 'error' ORDER BY id", current["id"]
             )
             for row in rows:
                 await self._retry_one(target, await self.load(target, row["id"]), actor)
@@ -174,7 +176,8 @@ class Writer:
     async def load(self, kind: Kind, ref: str, if_match: int | None = None) -> Resource:
         """The resource by id or name, its row locked. Hidden fields are in it. Raises NotFound, PreconditionFailed."""
         row = await self.tx.raw.fetchrow(
-            f"SELECT {_write_list(kind)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1 FOR UPDATE OF r", ref
+            f"SELECT {_write_list(kind)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1 FOR UPDATE OF r",
+            ref,
         )
         if row is None:
             raise NotFound(f"there is no {kind.name} {ref!r}")
@@ -253,7 +256,7 @@ class Writer:
     async def _free_name(self, kind: Kind, wanted: str) -> str:
         """The name itself, or with the lowest free `-2`, `-3`, ... behind it. Two writers who want the same name wait for each other."""
         await self.tx.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{kind.name} {wanted}")
-        rows = await self.tx.raw.fetch(f'SELECT name FROM "{kind.table}" WHERE name = $1 OR starts_with(name, $1 || \'-\')', wanted)
+        rows = await self.tx.raw.fetch(f"SELECT name FROM \"{kind.table}\" WHERE name = $1 OR starts_with(name, $1 || '-')", wanted)
         taken = {row["name"] for row in rows}
         name, number = wanted, 2
         while name in taken:
@@ -278,10 +281,14 @@ class Writer:
                 continue
             target = BY_NAME[reference.kind]
             row = await self.tx.raw.fetchrow(
-                f'SELECT id, deleted_at FROM "{target.table}" WHERE id = $1 OR name = $1 ORDER BY id = $1 DESC LIMIT 1 FOR KEY SHARE', wanted
+                f'SELECT id, deleted_at FROM "{target.table}" WHERE id = $1 OR name = $1 ORDER BY id = $1 DESC LIMIT 1 FOR KEY SHARE',
+                wanted,
             )
             if row is None or row["deleted_at"] is not None:
-                raise Invalid(f"{field.name}: there is no {target.name} {wanted!r}", errors=(Problem(f"/{field.name}", f"there is no {target.name} {wanted!r}"),))
+                raise Invalid(
+                    f"{field.name}: there is no {target.name} {wanted!r}",
+                    errors=(Problem(f"/{field.name}", f"there is no {target.name} {wanted!r}"),),
+                )
             values[field.name] = row["id"]
             if target is kind and id:
                 await self._refuse_cycle(kind, field.name, id, row["id"])
@@ -296,7 +303,9 @@ class Writer:
             id,
         )
         if cycle:
-            raise Invalid(f"{name}: that would make a circle", errors=(Problem(f"/{name}", "lies below this one: that would make a circle"),))
+            raise Invalid(
+                f"{name}: that would make a circle", errors=(Problem(f"/{name}", "lies below this one: that would make a circle"),)
+            )
 
     def _check_selectors(self, kind: Kind, values: Values) -> None:
         for field in kind.fields:
@@ -306,7 +315,9 @@ class Writer:
                 compile_filter(BY_NAME[field.selects], values[field.name], now=self.at, selector=True)
             except FilterError as error:
                 where = f" (column {error.column})" if error.column else ""
-                raise Invalid(f"{field.name}: {error.detail}{where}", errors=(Problem(f"/{field.name}", f"{error.detail}{where}"),)) from error
+                raise Invalid(
+                    f"{field.name}: {error.detail}{where}", errors=(Problem(f"/{field.name}", f"{error.detail}{where}"),)
+                ) from error
 
     def _check_transition(self, kind: Kind, current: Resource, values: Values) -> None:
         wanted, now = values.get("desired_state"), current["desired_state"]
@@ -344,7 +355,12 @@ def _write_list(kind: Kind) -> str:
 
 
 def _referrers(kind: Kind, mode: Uses) -> list[tuple[Kind, str]]:
-    return [(other, field.name) for other in KINDS for field, reference in other.references if reference.kind == kind.name and reference.mode is mode]
+    return [
+        (other, field.name)
+        for other in KINDS
+        for field, reference in other.references
+        if reference.kind == kind.name and reference.mode is mode
+    ]
 
 
 def _host_of(kind: Kind, resource: Resource) -> str | None:
@@ -360,5 +376,3 @@ def _same(shown: Any, value: Any) -> bool:
 
 def _pending(at: datetime) -> dict[str, Any]:
     return {"indicator": "in_progress", "reason": "Pending", "message": "", "since": time_text(at), "halted": False}
-
-

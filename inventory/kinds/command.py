@@ -53,7 +53,11 @@ COMMAND = Kind(
         _field("verb", str, Scalar.TEXT, "What it is to do.", immutable=True),
         _field("args", dict[str, Any], Scalar.JSON, "With what. File contents are left out of events.", immutable=True),
         _field(
-            "resource", dict[str, Any], Scalar.JSON, "What it serves: {kind, id, generation}.", immutable=True,
+            "resource",
+            dict[str, Any],
+            Scalar.JSON,
+            "What it serves: {kind, id, generation}.",
+            immutable=True,
             members={"kind": Scalar.TEXT, "id": Scalar.TEXT},
         ),
         _field("state", str, Scalar.TEXT, "How far it is.", choices=STATES),

@@ -22,7 +22,15 @@ REGION = Kind(
     creators=frozenset({USER}),
     manager="places",
     own_fields=(
-        Field(name="parent", annotation=Name, scalar=Scalar.TEXT, owner=USER, doc="The region above, if any.", reference=Reference("region"), intent=True),
+        Field(
+            name="parent",
+            annotation=Name,
+            scalar=Scalar.TEXT,
+            owner=USER,
+            doc="The region above, if any.",
+            reference=Reference("region"),
+            intent=True,
+        ),
     ),
     columns=("name", "title", "parent"),
     wide_columns=("id", "labels", "created_at"),
