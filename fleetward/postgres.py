@@ -14,11 +14,15 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from fleetward import launch, process
+from fleetward.owner import Owner, give, owner, traversable
 
 ROLE = "fleetward"
 """The role and the database that the services use; not a superuser."""
@@ -26,41 +30,12 @@ SUPERUSER = "postgres"
 _SOCKET_LIMIT = 107
 """Bytes in a Unix socket's path, Linux (unix(7))."""
 _SOCKET_NAME = "/.s.PGSQL.5432"
-_CANDIDATES = ("fleetward", "nobody")
-"""Users that root's cluster may belong to, the first that exists."""
+_ELSEWHERE = Path("/var/lib/fleetward-postgres")
 _MIB = 1024 * 1024
 
 
 class PostgresError(Exception):
     """The cluster can't be made or started; the text says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The user that Postgres runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-    @property
-    def other(self) -> bool:
-        """Whether that is someone else than this process."""
-        return self.uid != os.geteuid()
-
-
-def owner() -> Owner:
-    """This process's user, or for root an unprivileged one."""
-    if os.geteuid() != 0:
-        me = pwd.getpwuid(os.geteuid())
-        return Owner(me.pw_name, me.pw_uid, me.pw_gid)
-    for name in _CANDIDATES:
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Owner(user.pw_name, user.pw_uid, user.pw_gid)
-    raise PostgresError("PostgreSQL does not run as root: create a user for it (useradd --system fleetward), or give --database URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +94,16 @@ class Cluster:
             raise PostgresError(done.stderr.strip())
         return done.stdout.strip()
 
+    def clear_stale(self) -> None:
+        """Before each start: remove lock files whose pid is no longer this cluster's server (Postgres itself only asks whether that
+        pid is alive, and pids come round again); end a server that is."""
+        for lock in (self.data / "postmaster.pid", self.sockets / f"{_SOCKET_NAME[1:]}.lock"):
+            left = _server_in(lock, self.data)
+            if left is not None:
+                left.send(signal.SIGQUIT)
+            elif lock.exists():
+                lock.unlink()
+
     def ensure_database(self) -> None:
         """The services' role and database, once it is up; does nothing where they are."""
         if not self.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{ROLE}'"):
@@ -129,14 +114,30 @@ class Cluster:
 
 def prepare(home: Path, settings: Mapping[str, str]) -> Cluster:
     """Make the cluster in `home` where there is none, and write its configuration. Idempotent, also after a crash halfway."""
-    who = owner()
+    try:
+        who = owner()
+    except LookupError as error:
+        raise PostgresError(f"{error}, or give --database URL") from None
+    home = _placed(home, who)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _give(home, who)
+    give(home, who)
     cluster = Cluster(home, _reachable(_programs_for(home / "data"), home, who), who, _socket_directory(home, who))
     if not cluster.data.exists():
         _initdb(cluster)
     _configure(cluster, settings)
     return cluster
+
+
+def _placed(home: Path, who: Owner) -> Path:
+    """Where the cluster really goes: `home`, or, where its owner can't get there (a data directory below /root), a directory of its own
+    in /var/lib that `home` then is a link to."""
+    if home.is_symlink() or not who.other or traversable(home, who):
+        return home.resolve()
+    if home.exists():
+        raise PostgresError(f"{who.name} can't reach {home}: move the data directory to where other users may pass, such as /var/lib")
+    _ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
+    home.symlink_to(tempfile.mkdtemp(prefix="cluster-", dir=_ELSEWHERE))
+    return home.resolve()
 
 
 def production(memory_bytes: int) -> dict[str, str]:
@@ -170,21 +171,14 @@ def throwaway() -> dict[str, str]:
     }
 
 
-def traversable(path: Path, who: Owner) -> bool:
-    """Whether `who` may pass through each directory above `path`."""
-    return all(_may_enter(parent, who) for parent in path.resolve().parents)
-
-
-def _may_enter(directory: Path, who: Owner) -> bool:
-    found = directory.stat()
-    if found.st_uid == who.uid:
-        return bool(found.st_mode & 0o100)
-    return bool(found.st_mode & (0o010 if found.st_gid == who.gid else 0o001))
-
-
-def _give(path: Path, who: Owner) -> None:
-    if who.other:
-        os.chown(path, who.uid, who.gid)
+def _server_in(lock: Path, data: Path) -> process.Identity | None:
+    """The server that wrote a lock file, if it still runs on this data directory."""
+    try:
+        pid = int(lock.read_text().splitlines()[0])
+    except (FileNotFoundError, ValueError, IndexError):
+        return None
+    found = process.identify(pid)
+    return found if found is not None and process.working_directory(pid) == data.resolve() else None
 
 
 def _programs_for(data: Path) -> Programs:
@@ -226,7 +220,7 @@ def _socket_directory(home: Path, who: Owner) -> Path:
     if len(os.fsencode(home) + _SOCKET_NAME.encode()) <= _SOCKET_LIMIT:
         return home
     short = Path(tempfile.mkdtemp(prefix="fleetward-", dir="/tmp"))
-    _give(short, who)
+    give(short, who)
     return short
 
 
@@ -236,17 +230,8 @@ def _initdb(cluster: Cluster) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     command = [cluster.programs.path("initdb"), "-D", str(partial), "-U", SUPERUSER, "--encoding=UTF8", "--no-instructions"]
     command += ["--auth-local=peer", "--auth-host=scram-sha-256", "--locale=C", "--data-checksums"]
-    who = cluster.owner
-    made = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        user=who.uid if who.other else None,
-        group=who.gid if who.other else None,
-        extra_groups=[] if who.other else None,
-    )
+    launched = launch.through(command, user=cluster.owner.user)
+    made = subprocess.run(launched, capture_output=True, text=True, check=False, cwd="/", start_new_session=True)
     if made.returncode != 0:
         raise PostgresError(f"initdb failed: {made.stderr.strip()}")
     partial.rename(cluster.data)
@@ -276,5 +261,5 @@ def _write(path: Path, text: str, who: Owner) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.chmod(0o600)
-    _give(partial, who)
+    give(partial, who)
     partial.replace(path)

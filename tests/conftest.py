@@ -4,12 +4,10 @@ The server is the one that `fleetward up` runs (`fleetward.postgres`), with fsyn
 through `fleetward/launch.py`, so that the kernel ends it even when the test run is killed.
 """
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,11 +53,9 @@ def _until(predicate: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
-    who = cluster.owner
-    user = ["--uid", str(who.uid), "--gid", str(who.gid)] if who.other else []
-    command = [sys.executable, "-I", "-S", launch.__file__, "--parent", str(os.getpid()), "--signal", str(int(signal.SIGQUIT)), *user]
+    command = launch.through(cluster.command(), user=cluster.owner.user, death=signal.SIGQUIT)
     with log.open("wb") as out:
-        return subprocess.Popen([*command, "--", *cluster.command()], cwd="/", stdout=out, stderr=out, start_new_session=True)
+        return subprocess.Popen(command, cwd="/", stdout=out, stderr=out, start_new_session=True)
 
 
 @pytest.fixture(scope="session")

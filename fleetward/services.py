@@ -1,0 +1,106 @@
+"""The table of what `fleetward up` runs: each service's command and environment, from the settings. Pure but for paths.
+
+The services are reached as `python -m NAME`; what each takes is in the environment, so that neither a database password nor a path to
+a key is seen in a process list. `fleetward.up` calls it; tests pass another `Programs` to run stand-ins.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fleetward.layout import DataDir
+from fleetward.postgres import Cluster
+from fleetward.settings import Up
+from fleetward.supervisor import Service, said_ready
+
+Programs = Callable[[str], tuple[str, ...]]
+"""The command for one of our packages, by its name."""
+
+_KEPT = ("FLEETWARD_LOG", "FLEETWARD_TOPIC_ROOT")
+_CONTROL_PLANE = ("broker", "inventory", "managers", "web")
+
+
+def modules(name: str) -> tuple[str, ...]:
+    """The real ones. `-P`: the working directory holds no code of ours."""
+    return (sys.executable, "-P", "-m", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Builds the services of one run. `inherited` is this process's environment."""
+
+    settings: Up
+    data: DataDir
+    database: str
+    inherited: Mapping[str, str]
+    programs: Programs = modules
+
+    def base_environment(self) -> dict[str, str]:
+        """What every child gets: ours without the variables meant for the `fleetward` command. Unbuffered, because the line that says
+        ready goes to a file."""
+        kept = {name: value for name, value in self.inherited.items() if not name.startswith("FLEETWARD_") or name in _KEPT}
+        return kept | {"PYTHONUNBUFFERED": "1"}
+
+    def service_environment(self) -> dict[str, str]:
+        return self.base_environment() | {
+            "FLEETWARD_DATABASE": self.database,
+            "FLEETWARD_BROKER": self.settings.broker_url,
+            "FLEETWARD_SECRETS": str(self.data.secrets),
+            "FLEETWARD_MQTT_ADVERTISE": self.settings.mqtt_advertise,
+        }
+
+    def bootstrap(self) -> tuple[str, ...]:
+        """The step that migrates and makes the CA, the certificates and the first administrator."""
+        names = [part for name in self.settings.certificate_names for part in ("--advertise", name)]
+        where = ("--secrets", str(self.data.secrets), "--admin-token-file", str(self.data.admin_token))
+        return (*self.programs("inventory"), "bootstrap", *where, *names)
+
+    def control_plane(self, web_answers: Callable[[], bool]) -> tuple[Service, ...]:
+        """Broker (where it is ours), inventory, managers, web; in the order they are shown."""
+        return tuple(
+            Service(name, self._command(name), self.service_environment(), self._readiness(name, web_answers))
+            for name in _CONTROL_PLANE
+            if name != "broker" or self.settings.own_broker
+        )
+
+    def agent(self) -> Service:
+        """This machine's own agent: it gets nothing of the server's environment."""
+        command = (*self.programs("edge_agent"), "run", "--state-dir", str(self.data.agent))
+        return Service("agent", command, self.base_environment())
+
+    def simulator(self, token: str) -> Service:
+        where = ("--server", self.settings.url, "--token", token, "--state-dir", str(self.data.simulator))
+        command = (*self.programs("edge_agent.simulator"), "--count", str(self.settings.simulate), *where)
+        return Service("simulator", command, self.base_environment())
+
+    def _command(self, name: str) -> tuple[str, ...]:
+        match name:
+            case "broker":
+                address = ("--host", self.settings.host, "--port", str(self.settings.mqtt_port))
+                files = ("--secrets", str(self.data.secrets), "--data", str(self.data.broker))
+                return (*self.programs("broker"), "--kind", self.settings.broker, *address, *files)
+            case "web":
+                address = ("--host", self.settings.host, "--port", str(self.settings.http_port))
+                return (*self.programs("web"), *address, *(("--tls",) if self.settings.tls else ()))
+            case _:
+                return self.programs(name)
+
+    @staticmethod
+    def _readiness(name: str, web_answers: Callable[[], bool]) -> Callable[[str], bool]:
+        return (lambda said: said_ready(said) and web_answers()) if name == "web" else said_ready
+
+
+def postgres_service(cluster: Cluster, environment: Mapping[str, str]) -> Service:
+    """Fast shutdown (SIGINT) when asked to end; at once (SIGQUIT, recovering at the next start) when the supervisor dies."""
+    return Service(
+        "postgres",
+        tuple(cluster.command()),
+        environment,
+        ready=lambda _: cluster.ready(),
+        user=cluster.owner.user,
+        stop=signal.SIGINT,
+        death=signal.SIGQUIT,
+        stage=1,
+        before=cluster.clear_stale,
+    )

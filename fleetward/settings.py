@@ -1,0 +1,92 @@
+"""What `fleetward up` was asked for, frozen, and what follows from it: addresses, URLs, names on certificates. Pure.
+
+`fleetward.cli.run` reads the flags and the environment into it; `fleetward.services` and `fleetward.up` read it.
+
+Source: contract.md section 1.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DEFAULT_HTTP_PORT = 8080
+DEFAULT_MQTT_PORT = 8883
+"""MQTT over TLS, as registered with IANA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """`database` None means a PostgreSQL of our own; `broker` is `embedded`, `mosquitto`, or the URL of one that stands."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    http_port: int = DEFAULT_HTTP_PORT
+    mqtt_port: int = DEFAULT_MQTT_PORT
+    database: str | None = None
+    broker: str = "embedded"
+    advertise: tuple[str, ...] = ()
+    agent: bool = True
+    simulate: int = 0
+
+    @property
+    def tls(self) -> bool:
+        """HTTPS, unless only this machine can see it."""
+        return not is_loopback(self.host)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{bracketed(self._shown_host())}:{self.http_port}"
+
+    @property
+    def own_broker(self) -> bool:
+        return "://" not in self.broker
+
+    @property
+    def broker_url(self) -> str:
+        """Where the services find the broker."""
+        if not self.own_broker:
+            return self.broker
+        host = "127.0.0.1" if is_wildcard(self.host) else self.host
+        return f"mqtts://{bracketed(host)}:{self.mqtt_port}"
+
+    @property
+    def mqtt_advertise(self) -> str:
+        """host:port, where devices are told to find the broker."""
+        if not self.own_broker:
+            parts = urlsplit(self.broker)
+            return f"{bracketed(parts.hostname or '')}:{parts.port or DEFAULT_MQTT_PORT}"
+        return f"{bracketed(self._shown_host())}:{self.mqtt_port}"
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """Names on the server certificates beyond the local ones."""
+        bound = () if is_loopback(self.host) or is_wildcard(self.host) else (self.host,)
+        return tuple(dict.fromkeys((*self.advertise, *bound)))
+
+    def _shown_host(self) -> str:
+        if is_loopback(self.host):
+            return self.host
+        if self.advertise:
+            return self.advertise[0]
+        return socket.gethostname() if is_wildcard(self.host) else self.host
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def bracketed(host: str) -> str:
+    """A host as URLs want it (RFC 3986 section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host

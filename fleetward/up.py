@@ -1,0 +1,168 @@
+"""`fleetward up`: everything on this machine, in the right order, until somebody asks to end.
+
+PostgreSQL, the bootstrap step, then broker, inventory, managers and web side by side, then this machine's agent. The order and the words
+are here; keeping children alive is `fleetward.supervisor`'s, what they are `fleetward.services`'. `fleetward.cli.run` calls `up`.
+
+Standard output: a line a service, `ready: URL`, and how to sign in. Errors are one line on standard error. Exit codes: 0 ended on
+request, 1 something did not start, 2 something outside is in the way.
+
+Source: contract.md section 1.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from fleetward import local_agent, postgres, preflight
+from fleetward.client import Client, ClientError
+from fleetward.layout import DataDir, InUse
+from fleetward.owner import owner
+from fleetward.preflight import Unusable
+from fleetward.services import Programs, Table, modules, postgres_service
+from fleetward.settings import Up
+from fleetward.supervisor import NotReady, Stopped, Supervisor
+
+_START_SECONDS = 120.0
+"""For each stage of the start; slow disks and first migrations included."""
+
+
+def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules) -> int:
+    """Run until asked to end; the exit code."""
+    data = DataDir(settings.data_dir.resolve())
+    try:
+        data.make(owner() if settings.database is None else None)
+        # Held, though never read again, until this process ends.
+        data.lock()
+        preflight.check(settings)
+    except InUse as error:
+        return _complain(f"another `fleetward up` ({error}) runs on {data.root}: stop it, or choose another --data-dir", 2)
+    except PermissionError as error:
+        return _complain(f"{error.filename}: permission denied: choose another --data-dir", 2)
+    except (Unusable, LookupError, postgres.PostgresError, OSError) as error:
+        return _complain(str(error), 2)
+    return _supervised(settings, data, inherited, programs)
+
+
+def _supervised(settings: Up, data: DataDir, inherited: Mapping[str, str], programs: Programs) -> int:
+    supervisor = Supervisor(data.run, data.log, _say)
+    data.server_json.unlink(missing_ok=True)
+    data.pid_file("supervisor").write_text(f"{os.getpid()}\n")
+    try:
+        supervisor.end_orphans()
+        _Start(settings, data, supervisor, inherited, programs).everything()
+        supervisor.watch()
+        code = 0
+    except Stopped:
+        code = 0
+    except (NotReady, postgres.PostgresError, ClientError) as error:
+        code = _complain(str(error), 1)
+    finally:
+        supervisor.stop()
+        data.server_json.unlink(missing_ok=True)
+        data.pid_file("supervisor").unlink(missing_ok=True)
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    settings: Up
+    data: DataDir
+    supervisor: Supervisor
+    inherited: Mapping[str, str]
+    programs: Programs
+
+    def everything(self) -> None:
+        database = self._database()
+        table = Table(self.settings, self.data, database, self.inherited, self.programs)
+        self._bootstrap(table)
+        # Open for as long as web may have to be asked again whether it is ready.
+        client = self._client()
+        self._control_plane(table, client)
+        self._devices(table, client)
+        self.data.write_server(self.settings.url, self.settings.broker_url)
+        _say(f"ready: {self.settings.url}")
+        self._sign_in()
+
+    def _database(self) -> str:
+        """Its URL; started and made first, where it is ours."""
+        if self.settings.database is not None:
+            _say("postgres: the one at --database")
+            return self.settings.database
+        cluster = postgres.prepare(self.data.postgres, postgres.production(psutil.virtual_memory().total))
+        self.supervisor.start(postgres_service(cluster, {"PATH": self.inherited.get("PATH", os.defpath), "LC_ALL": "C"}))
+        self.supervisor.until_ready("postgres", seconds=_START_SECONDS)
+        cluster.ensure_database()
+        _say(f"postgres: ready (socket in {cluster.sockets})")
+        return cluster.url()
+
+    def _bootstrap(self, table: Table) -> None:
+        said = self.supervisor.run("bootstrap", table.bootstrap(), table.service_environment(), _START_SECONDS)
+        try:
+            password = json.loads(said.strip().splitlines()[-1]).get("admin_password")
+        except (ValueError, IndexError, AttributeError):
+            raise NotReady(f"bootstrap gave no answer in JSON (see {self.data.log})") from None
+        if password:
+            # Kept until it has been shown: a crash between here and there must not lock everyone out.
+            handle = os.open(self.data.first_password, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(handle, "w") as file:
+                file.write(password)
+
+    def _client(self) -> Client:
+        ca = self.data.secrets / "ca.crt" if self.settings.tls else None
+        return Client(self.settings.url, self.data.admin_token.read_text().strip(), ca=ca)
+
+    def _control_plane(self, table: Table, client: Client) -> None:
+        services = table.control_plane(client.ready)
+        for service in services:
+            self.supervisor.start(service)
+        if not self.settings.own_broker:
+            _say(f"broker: the one at {self.settings.broker}")
+        for service in services:
+            self.supervisor.until_ready(service.name, seconds=_START_SECONDS)
+            _say(f"{service.name}: {self._where(service.name)}")
+
+    def _where(self, name: str) -> str:
+        match name:
+            case "broker":
+                return f"ready ({self.settings.broker}, {self.settings.broker_url})"
+            case "web":
+                return f"ready ({self.settings.url})"
+            case _:
+                return "ready"
+
+    def _devices(self, table: Table, client: Client) -> None:
+        if self.settings.agent:
+            local_agent.configure(self.data)
+            if local_agent.enrolled_as(self.data) is None:
+                secret = local_agent.token(client, 1)
+                self.supervisor.run("agent", local_agent.enroll_command(table, secret), table.base_environment(), _START_SECONDS)
+            self.supervisor.start(table.agent())
+            _say(f"agent: {local_agent.enrolled_as(self.data)}")
+        if self.settings.simulate:
+            self.data.simulator.mkdir(mode=0o700, exist_ok=True)
+            self.supervisor.start(table.simulator(local_agent.token(client, self.settings.simulate)))
+            _say(f"simulator: {self.settings.simulate} devices")
+
+    def _sign_in(self) -> None:
+        if self.data.first_password.exists():
+            _say(f"sign-in: admin {self.data.first_password.read_text()}")
+            self.data.first_password.unlink()
+        else:
+            _say("sign-in: admin")
+
+
+def _say(line: str) -> None:
+    """A reader that has gone away (`up | head`) is no reason to end."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(line: str, code: int) -> int:
+    print(f"fleetward: {line}", file=sys.stderr)
+    return code

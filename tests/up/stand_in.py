@@ -1,0 +1,81 @@
+"""A program that behaves towards `fleetward up` as the real services do (contract.md section 1), and does nothing else.
+
+Run as `python stand_in.py PACKAGE ARGUMENTS...` by the tests of the supervisor, so that these need no working control plane.
+"""
+
+import json
+import os
+import signal
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def argument(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def bootstrap() -> None:
+    token = Path(argument("--admin-token-file"))
+    first = not token.exists()
+    token.write_text("admin-token\n")
+    print("migrating", file=sys.stderr)
+    print(json.dumps({"admin_password": "correct-horse" if first else None}))
+
+
+def enroll() -> None:
+    state = Path(argument("--state-dir"))
+    (state / "identity.json").write_text(json.dumps({"device": "host-01", "token": argument("--token")}))
+    print("host-01")
+
+
+class Web(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._answer(200 if self.path == "/readyz" else 404, {})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        allowed = self.path == "/api/v1/enrollment-tokens" and self.headers["Authorization"] == "Bearer admin-token" and asked["approve"]
+        self._answer(201 if allowed else 403, {"token": "once-only"})
+
+    def _answer(self, status: int, body: dict[str, str]) -> None:
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the log is read for the ready line."""
+
+
+def web() -> None:
+    server = ThreadingHTTPServer((argument("--host"), int(argument("--port"))), Web)
+    print("ready")
+    server.serve_forever()
+
+
+def wait() -> None:
+    if os.environ.get("STAND_IN_DEAF") == sys.argv[1]:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("listening somewhere" if sys.argv[1] == "broker" else "ready")
+    while True:
+        signal.pause()
+
+
+def main() -> None:
+    match sys.argv[1:3]:
+        case ["inventory", "bootstrap"]:
+            bootstrap()
+        case ["edge_agent", "enroll"]:
+            enroll()
+        case [broken, *_] if broken == os.environ.get("STAND_IN_BROKEN"):
+            sys.exit("no such luck")
+        case ["web", *_]:
+            web()
+        case _:
+            wait()
+
+
+if __name__ == "__main__":
+    main()
