@@ -123,3 +123,73 @@ SELECT (SELECT position FROM relay) AS position, (SELECT count(*) FROM changes_i
        (SELECT count(*) FROM work WHERE NOT halted AND due_at <= $1) AS work_due, (SELECT count(*) FROM work WHERE halted) AS work_halted,
        (SELECT count(*) FROM poison) AS poison,
        (SELECT jsonb_object_agg(presence, n) FROM (SELECT presence, count(*) AS n FROM host GROUP BY presence) AS p) AS hosts;
+
+---------------------------------------------------------------------------------------------------------------- work queue
+
+-- name: trigger_work
+-- Queue keys. `again` notes a trigger of a key that is being reconciled; otherwise the row is due when it was, or sooner. Halted rows
+-- hear only FRESH (3), rows that back off only NOW (2) and FRESH. $1 manager, $2 keys, $3 strength, $4 due at, $5 now
+INSERT INTO work AS w (manager, key, due_at, attempts, halted, backoff, again, fence, queued_at)
+SELECT $1, key, $4, 0, false, false, 0, 0, $5 FROM unnest($2::text[]) AS key ORDER BY key
+ON CONFLICT (manager, key) DO UPDATE SET
+    again = CASE WHEN w.lease_until IS NULL THEN 0 ELSE greatest(w.again, $3::int) END,
+    due_at = CASE WHEN w.lease_until IS NULL THEN least(w.due_at, EXCLUDED.due_at) ELSE w.due_at END,
+    attempts = CASE WHEN w.lease_until IS NULL AND $3::int = 3 THEN 0 ELSE w.attempts END,
+    last_error = CASE WHEN w.lease_until IS NULL AND $3::int = 3 THEN NULL ELSE w.last_error END,
+    halted = w.halted AND (w.lease_until IS NOT NULL OR $3::int < 3),
+    backoff = w.backoff AND (w.lease_until IS NOT NULL OR $3::int < 2)
+WHERE CASE
+    WHEN w.lease_until IS NOT NULL THEN w.again < $3::int
+    WHEN $3::int = 3 THEN true
+    WHEN w.halted OR (w.backoff AND $3::int < 2) THEN false
+    ELSE w.due_at IS NULL OR w.due_at > EXCLUDED.due_at OR w.backoff
+END;
+
+-- name: claim_work
+-- Take due keys and those whose lease has run out. A key that was triggered during a lease that ran out is read afresh now, which serves
+-- that trigger. $1 manager, $2 now, $3 how many, $4 owner, $5 until
+WITH due AS (
+    SELECT id FROM work
+    WHERE manager = $1 AND NOT halted AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)
+    ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE work w SET lease_owner = $4, lease_until = $5, fence = nextval('work_fences'), again = 0, backoff = false,
+    attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END, last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
+FROM due WHERE w.id = due.id
+RETURNING w.key, w.attempts, w.fence;
+
+-- name: renew_work
+-- $1 manager, $2 keys, $3 fences, $4 until
+UPDATE work w SET lease_until = $4 FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
+WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
+
+-- name: release_work
+-- What was triggered meanwhile is due anyhow. $1 manager, $2 keys, $3 fences, $4 due at, or NULL for as it was
+UPDATE work w SET lease_owner = NULL, lease_until = NULL, again = 0, due_at = coalesce($4, w.due_at),
+    attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END, last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
+FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
+WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
+
+-- name: hold_work
+-- Lock the rows that this holder still has. $1 manager, $2 keys, $3 fences
+SELECT w.key, w.fence, w.attempts, w.again FROM work w JOIN unnest($2::text[], $3::bigint[]) AS t (key, fence) ON t.key = w.key AND t.fence = w.fence
+WHERE w.manager = $1 AND w.lease_until IS NOT NULL ORDER BY w.key FOR UPDATE OF w;
+
+-- name: leave_work
+-- $1 manager, $2 keys, $3 due_at[], $4 attempts[], $5 halted[], $6 backoff[], $7 last_error[] (JSON)
+UPDATE work w SET due_at = t.due_at, attempts = t.attempts, halted = t.halted, backoff = t.backoff, last_error = t.last_error::jsonb,
+    again = 0, lease_owner = NULL, lease_until = NULL
+FROM unnest($2::text[], $3::timestamptz[], $4::int[], $5::boolean[], $6::boolean[], $7::text[])
+     AS t (key, due_at, attempts, halted, backoff, last_error)
+WHERE w.manager = $1 AND w.key = t.key;
+
+-- name: due_work
+-- Which managers have something to claim. $1 managers, $2 now
+SELECT m AS manager FROM unnest($1::text[]) AS m
+WHERE EXISTS (SELECT 1 FROM work w WHERE w.manager = m AND NOT w.halted AND w.due_at <= $2 AND (w.lease_until IS NULL OR w.lease_until <= $2));
+
+-- name: work_stats
+SELECT manager, count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NOT NULL) AS queued,
+       count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NULL) AS waiting,
+       count(*) FILTER (WHERE lease_until IS NOT NULL) AS running, count(*) FILTER (WHERE halted) AS halted
+FROM work GROUP BY manager ORDER BY manager;

@@ -71,7 +71,7 @@ class Store:
     async def get(self, kind: str, ref: str) -> Resource:
         """Raises NotFound."""
         async with self.db.acquire() as connection:
-            return await _get(connection, BY_NAME[kind], ref)
+            return await read_one(connection, BY_NAME[kind], ref)
 
     async def read_many(self, kind: str, ids: Iterable[str]) -> dict[str, Resource]:
         """Those of the ids that exist."""
@@ -115,16 +115,16 @@ class Store:
         k = BY_NAME[kind]
         return await self._run(k, lambda w: w.delete(k, ref, actor, if_match, force), dry_run)
 
-    async def retry(self, kind: str, ref: str, actor: Actor) -> Resource:
+    async def retry(self, kind: str, ref: str, actor: Actor, *, dry_run: bool = False) -> Resource:
         """Raises NotFound, Conflict."""
         k = BY_NAME[kind]
-        return _there(await self._run(k, lambda w: w.retry(k, ref, actor), False))
+        return _there(await self._run(k, lambda w: w.retry(k, ref, actor), dry_run))
 
     async def _run(self, kind: Kind, act: Callable[[Writer], Awaitable[str | None]], dry_run: bool) -> Resource | None:
         async def once() -> Resource | None:
             async with self.transaction() as w:
                 id = await act(w)
-                result = None if id is None else await _get(w.tx.raw, kind, id)
+                result = None if id is None else await read_one(w.tx.raw, kind, id)
                 if dry_run:
                     raise _DryRun(result)
                 return result
@@ -146,6 +146,15 @@ class Store:
             yield writer
             await writer.flush()
 
+    async def atomically(self, act: Callable[[Writer], Awaitable[T]], *, lease: Lease | None = None) -> T:
+        """Run `act` in one transaction, and again after a deadlock: it must do nothing outside the transaction. Raises what it raises."""
+
+        async def once() -> T:
+            async with self.transaction(lease) as w:
+                return await act(w)
+
+        return await self._retrying(once)
+
     async def write(self, kind: str, id: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
         """Set fields that the actor owns. Equal values write nothing. Raises NotFound, Forbidden, LeaseLost."""
 
@@ -161,7 +170,7 @@ class Store:
 
         async def once() -> Resource:
             async with self.transaction(lease) as w:
-                return await _get(w.tx.raw, k, await w.make(k, values, actor))
+                return await read_one(w.tx.raw, k, await w.make(k, values, actor))
 
         return await self._retrying(once)
 
@@ -206,7 +215,8 @@ class Store:
         raise AssertionError("unreachable")
 
 
-async def _get(connection: Connection, kind: Kind, ref: str) -> Resource:
+async def read_one(connection: Connection, kind: Kind, ref: str) -> Resource:
+    """The resource by id or name, also within a transaction that has just written it. Raises NotFound."""
     row = await connection.fetchrow(
         f"SELECT {select_list(kind, single=True)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1", ref
     )

@@ -1,0 +1,77 @@
+"""A request done once, however often it is sent: the answer is kept under the caller's key, in the transaction of the write itself.
+
+So there is no moment at which the write is there and the answer is not, not even a crash between the two. Requests that come at the same
+time with the same key wait for the first: its key is a row that they would insert too. A request that fails leaves nothing, and may be
+sent again. Called by the routes that take an Idempotency-Key.
+
+Source: design.md G1; draft-ietf-httpapi-idempotency-key-header.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from inventory.actor import Actor
+from inventory.db import SQL, Tx, dumps, loads
+from inventory.errors import Invalid, Problem
+from inventory.store import Store
+from inventory.writer import Writer
+
+KEPT = timedelta(hours=24)
+"""How long an answer is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key, already bound to who used it, and the digest of what was asked."""
+
+    key: str
+    digest: str
+    at: datetime
+
+    @classmethod
+    def of(cls, actor: Actor, key: str, request: str, body: Any, at: datetime) -> "Claim":
+        """request: what was asked besides the body (method and path). One actor's keys are nothing to another's."""
+        bound = hashlib.sha256("\0".join((actor.type, actor.name, key)).encode()).hexdigest()
+        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered first. at: when, to the microsecond, the same in every repetition."""
+
+    status: int
+    body: Any
+    at: datetime
+
+
+async def once(store: Store, claim: Claim, act: Callable[[Writer], Awaitable[tuple[int, Any]]]) -> Answer:
+    """Do `act`, which gives a status and a JSON body, or give the answer that this key has got already.
+
+    Raises what `act` raises, and Invalid (422) where the key was used for something else."""
+
+    async def attempt(w: Writer) -> Answer:
+        if await w.tx.raw.fetchval(SQL["claim_idempotency_key"], claim.key, claim.digest, claim.at, claim.at - KEPT) is None:
+            return await _kept(w.tx, claim)
+        status, body = await act(w)
+        await w.tx.raw.execute(SQL["keep_answer"], claim.key, status, dumps(body))
+        return Answer(status, body, claim.at)
+
+    return await store.atomically(attempt)
+
+
+async def _kept(tx: Tx, claim: Claim) -> Answer:
+    row = await tx.raw.fetchrow("SELECT digest, status, body, created_at FROM idempotency WHERE key = $1", claim.key)
+    assert row is not None, "the key was there a statement ago, and rows are deleted only after a day"
+    if row["digest"] != claim.digest:
+        words = "was used for another request within the last 24 hours; take a new key"
+        raise Invalid(f"Idempotency-Key: {words}", errors=(Problem("Idempotency-Key", words),))
+    return Answer(row["status"], loads(row["body"]), row["created_at"])
+
+
+async def forget(store: Store, now: datetime) -> None:
+    """Delete the answers that are older than a day."""
+    async with store.db.transaction() as tx:
+        await tx.raw.execute("DELETE FROM idempotency WHERE created_at < $1", now - 2 * KEPT)
