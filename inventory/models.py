@@ -16,6 +16,7 @@ __models__ = [
     tables.DeviceLog,
     tables.IngestLease,
     tables.Work,
+    tables.HostTold,
     tables.User,
     tables.Session,
     tables.ApiToken,

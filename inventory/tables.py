@@ -160,16 +160,17 @@ class IngestLease(Model):
 
 
 class Work(Model):
-    """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it."""
+    """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it. `due_at` null: it waits for a
+    trigger. `again`: the strongest trigger that came while it was being reconciled. `backoff`: `due_at` is a pause after a failure."""
 
     id = fields.BigIntField(primary_key=True, generated=True)
     manager = CharField(max_length=32)
     key = CharField(max_length=128)
-    due_at = DatetimeField()
+    due_at = DatetimeField(null=True)
     attempts = fields.IntField(default=0)
     halted = fields.BooleanField(default=False)
-    again = fields.BooleanField(default=False)
-    fresh = fields.BooleanField(default=False)
+    again = fields.IntField(default=0)
+    backoff = fields.BooleanField(default=False)
     last_error: Any = fields.JSONField(null=True)
     lease_owner = CharField(max_length=64, null=True)
     lease_until = DatetimeField(null=True)
@@ -179,6 +180,19 @@ class Work(Model):
     class Meta:
         table = "work"
         unique_together = (("manager", "key"),)
+
+
+class HostTold(Model):
+    """What people were told last of a host, so that only what is different now is told."""
+
+    host = CharField(max_length=64, primary_key=True)
+    presence = CharField(max_length=16)
+    boot_id = TextField(null=True)
+    agent_version = TextField(null=True)
+    told_at = DatetimeField()
+
+    class Meta:
+        table = "host_told"
 
 
 class User(Model):

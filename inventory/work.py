@@ -1,0 +1,160 @@
+"""The work queue in the database: which keys the managers have to reconcile, when, and who is at it.
+
+This module is the SQL side alone: it stores, claims and hands back rows. What an outcome does to a row is decided, without a database, by
+`managers.workqueue`; the engine in `managers.driver` calls both. `explain` reads from here too. Times are the caller's clock, so that tests
+can move it; the default is the database's, which all replicas share.
+
+Lock order, for everybody: rows of `work` by key before rows of resources.
+
+Source: design.md section 6.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from inventory.db import SQL, Connection, Database, dumps, loads
+
+
+class Strength(IntEnum):
+    """How much a trigger may set aside. Stored in `work.again` while the key is being reconciled; 0 there means none."""
+
+    CHANGED = 1
+    """Something it depends on changed: look, unless it is backing off or halted."""
+    NOW = 2
+    """What was in the way has gone (the device is online): don't wait out the backoff. A halted key stays halted."""
+    FRESH = 3
+    """The user stepped in (a new generation, or a retry): from the first attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A key in hand until its lease ends. `attempts`: failures so far. `fence` rises with every claim of any key."""
+
+    key: str
+    attempts: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claimed row as it is at the end of its reconcile: `again` is the strongest trigger that came meanwhile, None if none did."""
+
+    key: str
+    fence: int
+    attempts: int
+    again: Strength | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row as it is to be left. `due_at` None: it waits for a trigger. `backoff`: `due_at` is a pause after a failure."""
+
+    key: str
+    due_at: datetime | None
+    attempts: int = 0
+    halted: bool = False
+    backoff: bool = False
+    last_error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row as `explain` reads it."""
+
+    manager: str
+    key: str
+    due_at: datetime | None
+    attempts: int
+    halted: bool
+    last_error: Mapping[str, Any] | None
+    running: bool
+
+
+class WorkQueue:
+    """Statements on the table `work`. Those that take a connection run in the caller's transaction; the others are one each."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def now(self, connection: Connection) -> datetime:
+        """The clock that all replicas share."""
+        at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        return at
+
+    async def trigger(
+        self, connection: Connection, manager: str, keys: Sequence[str], strength: Strength, now: datetime, delay: timedelta = timedelta()
+    ) -> None:
+        """Queue keys. A key that is queued keeps its place; one being reconciled runs once more; a delay only ever brings nearer."""
+        if keys:
+            await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), now + delay, now)
+
+    async def trigger_selected(
+        self, connection: Connection, manager: str, selection: str, ids: Sequence[str], strength: Strength, now: datetime
+    ) -> None:
+        """Queue the keys that the named statement finds for these ids (it returns a column `key`)."""
+        if ids:
+            rows = await connection.fetch(SQL[selection], sorted(set(ids)))
+            await self.trigger(connection, manager, [row["key"] for row in rows], strength, now)
+
+    async def claim(self, manager: str, owner: str, limit: int, lease: timedelta, now: datetime | None = None) -> list[Claimed]:
+        """Take due keys, those longest due first, and those whose lease ran out. Two replicas never get the same one."""
+        async with self._db.acquire() as connection:
+            at = now or await self.now(connection)
+            rows = await connection.fetch(SQL["claim_work"], manager, at, limit, owner, at + lease)
+        return [Claimed(row["key"], row["attempts"], row["fence"]) for row in rows]
+
+    async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta, now: datetime | None = None) -> None:
+        """Keep keys for longer. One that has been taken over is left alone; its holder learns it from `hold`."""
+        async with self._db.acquire() as connection:
+            at = now or await self.now(connection)
+            await connection.execute(SQL["renew_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at + lease)
+
+    async def release(self, manager: str, claimed: Sequence[Claimed], due_at: datetime | None = None) -> None:
+        """Give keys back as they were, due now or at a given time: a service that stops, or whose database or broker went away."""
+        async with self._db.acquire() as connection:
+            await connection.execute(SQL["release_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], due_at)
+
+    async def hold(self, connection: Connection, manager: str, claimed: Sequence[Claimed]) -> list[Held]:
+        """Lock the rows of claimed keys, in the order of their keys. A key that is missing from the answer has been taken over, and nothing
+        that was decided for it may be written."""
+        rows = await connection.fetch(SQL["hold_work"], manager, [c.key for c in claimed], [c.fence for c in claimed])
+        return [Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None) for r in rows]
+
+    async def finish(self, connection: Connection, manager: str, left: Sequence[Entry], gone: Sequence[str]) -> None:
+        """End the leases of held rows: write what stays, delete what is done."""
+        if gone:
+            await connection.execute("DELETE FROM work WHERE manager = $1 AND key = ANY ($2::text[])", manager, list(gone))
+        if left:
+            await connection.execute(
+                SQL["leave_work"],
+                manager,
+                [e.key for e in left],
+                [e.due_at for e in left],
+                [e.attempts for e in left],
+                [e.halted for e in left],
+                [e.backoff for e in left],
+                [None if e.last_error is None else dumps(e.last_error) for e in left],
+            )
+
+    async def due(self, managers: Sequence[str], now: datetime | None = None) -> list[str]:
+        """Those managers that have something to claim."""
+        async with self._db.acquire() as connection:
+            rows = await connection.fetch(SQL["due_work"], list(managers), now or await self.now(connection))
+        return [row["manager"] for row in rows]
+
+    async def stats(self) -> list[Mapping[str, Any]]:
+        """A row a manager: `manager`, `queued`, `waiting` (for a trigger), `running`, `halted`."""
+        async with self._db.acquire() as connection:
+            return [dict(row) for row in await connection.fetch(SQL["work_stats"])]
+
+
+async def waiting(connection: Connection, keys: Sequence[str]) -> list[Waiting]:
+    """What the queue says of these keys, all managers."""
+    rows = await connection.fetch("SELECT * FROM work WHERE key = ANY ($1::text[]) ORDER BY manager, key", list(keys))
+    return [
+        Waiting(r["manager"], r["key"], r["due_at"], r["attempts"], r["halted"], loads(r["last_error"]), r["lease_until"] is not None)
+        for r in rows
+    ]
