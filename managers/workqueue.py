@@ -1,0 +1,91 @@
+"""What triggers and outcomes do to a key of the work queue. Pure: no database, the clock and the dice are arguments.
+
+`inventory.work` keeps the rows; its statement for triggers does what `triggered` says here (a test holds the two together). The engine
+(`managers.driver`) asks `settle` what becomes of a key, inside the transaction that writes it.
+
+Source: design.md section 6; "Exponential Backoff And Jitter", AWS Architecture Blog, for full jitter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from inventory.work import Entry, Held, Strength
+from managers.reconcile import Again, Done, Error, Failed, Outcome
+
+Uniform = Callable[[float, float], float]
+"""Like `random.uniform`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """When a key that failed is tried again, and how often."""
+
+    first: timedelta = timedelta(seconds=2)
+    """The longest first pause; it doubles with each failure. Short, because most causes are."""
+    longest: timedelta = timedelta(minutes=10)
+    """No pause is longer, so that a cause removed is noticed while somebody still looks."""
+    attempts: int = 8
+    """Then it halts: about four minutes of trying, after which only the user can know more."""
+
+    def pause(self, failures: int, uniform: Uniform) -> timedelta:
+        """Full jitter: anything up to the ceiling, so that hosts that failed together don't come back together."""
+        ceiling = min(self.longest.total_seconds(), self.first.total_seconds() * 2.0 ** min(failures - 1, 30))
+        return timedelta(seconds=uniform(0.0, ceiling))
+
+
+class Fate(StrEnum):
+    """What became of a key, for its resource's status."""
+
+    DONE = "done"
+    WAITS = "waits"
+    RETRIES = "retries"
+    HALTS = "halts"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`entry` None: the row goes."""
+
+    fate: Fate
+    entry: Entry | None
+
+
+def triggered(entry: Entry | None, key: str, strength: Strength, due_at: datetime) -> Entry:
+    """A key that is not being reconciled, after a trigger."""
+    if entry is None:
+        return Entry(key, due_at)
+    if strength is Strength.FRESH:
+        return Entry(key, _sooner(entry.due_at, due_at))
+    if entry.halted or (entry.backoff and strength is Strength.CHANGED):
+        return entry
+    return replace(entry, due_at=_sooner(entry.due_at, due_at), backoff=False)
+
+
+def settle(held: Held, outcome: Outcome, backoff: Backoff, now: datetime, uniform: Uniform) -> Settled:
+    """A key whose reconcile has ended. A trigger that came meanwhile makes it due again at once, unless it has to back off or halts."""
+    match outcome:
+        case Done():
+            return Settled(Fate.DONE, Entry(held.key, now) if held.again else None)
+        case Again(after):
+            due_at = now if held.again else None if after is None else now + after
+            return Settled(Fate.WAITS, Entry(held.key, due_at, 0 if held.again is Strength.FRESH else held.attempts))
+        case Failed(error):
+            return _failed(held, error, backoff, now, uniform)
+
+
+def _failed(held: Held, error: Error, backoff: Backoff, now: datetime, uniform: Uniform) -> Settled:
+    if held.again is Strength.FRESH:
+        return Settled(Fate.WAITS, Entry(held.key, now))
+    failures = held.attempts + 1
+    told = {"code": error.code, "message": error.message, "recoverable": error.recoverable, "attempt": failures}
+    if not error.recoverable or failures >= backoff.attempts:
+        return Settled(Fate.HALTS, Entry(held.key, None, failures, halted=True, last_error=told))
+    if held.again is Strength.NOW:
+        return Settled(Fate.RETRIES, Entry(held.key, now, failures, last_error=told))
+    return Settled(Fate.RETRIES, Entry(held.key, now + backoff.pause(failures, uniform), failures, backoff=True, last_error=told))
+
+
+def _sooner(known: datetime | None, other: datetime) -> datetime:
+    return other if known is None else min(known, other)
