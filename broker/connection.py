@@ -1,0 +1,450 @@
+"""One client's connection to the embedded broker, from its first byte to its last.
+
+It cuts what arrives into packets, refuses what breaks MQTT or the access rules, relays QoS 0 and 1 at once, passes everything else on to
+the broker behind (`Behind`, which is amqtt), and enforces keepalive. What goes out, and its bounds, is `broker.outbox`. Who may connect at
+all is `broker.guard`'s business, and where messages go is `broker.embedded`'s.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol, cast
+
+from broker.acl import Class, Grants, Identity
+from broker.messages import MAX_BYTES
+from broker.outbox import Bounds, Outbox
+from broker.packets import (
+    Connect,
+    Framer,
+    Kind,
+    Malformed,
+    Packet,
+    Publish,
+    Refusal,
+    Will,
+    connack,
+    puback,
+    pubcomp,
+    read_connect,
+    read_nothing,
+    read_packet_id,
+    read_publish,
+    read_subscribe,
+    read_unsubscribe,
+)
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED_TOPICS = 64
+"""How many topics' permissions a connection remembers; a device has seven."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may take of the broker."""
+
+    packet_bytes: int = MAX_BYTES + 4096
+    """Largest length field: the largest payload, with its topic and packet id."""
+    connect_s: float = 3.0
+    """From accepting the socket, through TLS, to a whole CONNECT."""
+    unauthenticated: int = 256
+    """Connections before the end of their CONNECT; further ones wait in the listening socket's backlog."""
+    subscriptions: int = 1000
+    """Of a connection; the ingest needs 256 shards. Further ones get 0x80."""
+    outbox_bytes: int = 8 * 1024 * 1024
+    """Written and not yet read by a device or an integration; past it the client is cut."""
+    service_outbox_bytes: int = 32 * 1024 * 1024
+    """Likewise for a service, but past it those who publish to it are not read, and only after `stalled_s` it is cut."""
+    unacknowledged: int = 10_000
+    """QoS 1 messages a device or integration has been sent and not acknowledged; past it the client is cut."""
+    service_unacknowledged: int = 30_000
+    """Likewise for a service, whose publishers then wait. Packet ids end at 65,535."""
+    stalled_s: float = 30.0
+    """How long a service may keep its publishers waiting."""
+    releases: int = 32
+    """QoS 2 messages received and not yet released by the sender; past it the client is cut. Each may hold a whole payload."""
+    slow_path_packets: int = 64
+    """Packets that amqtt has not taken yet; past it the client is not read."""
+    retained_messages: int = 0
+    """None is kept: nothing in the contract is retained."""
+
+    def bounds(self, identity: Identity) -> Bounds:
+        if identity.kind is Class.SERVICE:
+            return Bounds(self.service_outbox_bytes, self.service_unacknowledged, self.stalled_s)
+        return Bounds(self.outbox_bytes, self.unacknowledged, None)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of a guard since it began."""
+
+    connected: int = 0
+    """Now."""
+    relayed: int = 0
+    refused: int = 0
+    denied_publishes: int = 0
+    denied_subscriptions: int = 0
+    cut: int = 0
+
+
+class Behind(Protocol):
+    """The broker behind the guard, as a connection sees it."""
+
+    def relay(self, source: "Connection", publish: Publish) -> None:
+        """Route a message of QoS 0 or 1 that its sender may publish."""
+
+    def acknowledged(self, connection: "Connection", packet_id: int) -> None:
+        """The client has acknowledged a QoS 1 message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A CONNECT that passed: the client id that is unique in the broker, the certificate's identity and rights, and the checked Will."""
+
+    client_id: str
+    identity: Identity
+    grants: Grants
+    keepalive_s: int
+    will: Will | None
+
+
+class Slowpath:
+    """Packets on their way to amqtt, which takes them byte by byte. At its end it gives no more bytes."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._packets: deque[bytes] = deque()
+        self._current = b""
+        self._at = 0
+        self._ended = False
+        self._arrived = asyncio.Event()
+
+    def put(self, packet: bytes) -> None:
+        self._packets.append(packet)
+        self._arrived.set()
+        if len(self._packets) > self._connection.limits.slow_path_packets:
+            self._connection.hold(self)
+
+    def end(self) -> None:
+        self._ended = True
+        self._arrived.set()
+
+    async def read(self, count: int) -> bytes:
+        """`count` bytes of one packet, fewer only at the end. Other tasks run between packets, however many there are."""
+        while self._at == len(self._current):
+            if not self._packets:
+                if self._ended:
+                    return b""
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await asyncio.sleep(0)
+            self._current, self._at = self._packets.popleft(), 0
+            if not self._packets:
+                self._connection.release(self)
+        taken = self._current[self._at : self._at + count]
+        self._at += len(taken)
+        return taken
+
+
+class _State(Enum):
+    NEW = auto()
+    """Waiting for CONNECT."""
+    ADMITTING = auto()
+    """CONNECT has come; what follows it waits."""
+    OPEN = auto()
+    LEAVING = auto()
+    """DISCONNECT has come; what follows it is ignored."""
+    CLOSED = auto()
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of an accepted socket, TLS done. `first` resolves with the CONNECT, or raises Malformed or ConnectionError."""
+
+    def __init__(self, limits: Limits, counters: Counters, behind: Behind) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.slowpath = Slowpath(self)
+        self.finished = asyncio.Event()
+        """Set when nothing of this client is left in the broker."""
+        self.closed = asyncio.Event()
+        self._behind = behind
+        self._loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[Connect] = self._loop.create_future()
+        self._transport: asyncio.Transport | None = None
+        self._framer = Framer(limits.packet_bytes)
+        self._state = _State.NEW
+        self._early: list[Packet] = []
+        self._admitted: Admitted | None = None
+        self._allowed: dict[str, bool] = {}
+        self._denials = 0
+        self._releases: set[int] = set()
+        self._out: Outbox | None = None
+        self._holds: set[Hashable] = set()
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._last_heard = 0.0
+
+    def __repr__(self) -> str:
+        return f"Connection({self.name!r}, {self._state.name})"
+
+    # --- who it is ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def admitted(self) -> Admitted:
+        assert self._admitted is not None, "admitted by the guard first"
+        return self._admitted
+
+    @property
+    def name(self) -> str:
+        return self._admitted.client_id if self._admitted else "(unknown)"
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Address and port; of a socket that is gone already, a placeholder."""
+        name = self._transport.get_extra_info("peername") if self._transport else None
+        return (str(name[0]), int(name[1])) if name else ("?", 0)
+
+    @property
+    def certificate(self) -> dict[str, object] | None:
+        """The client's certificate as `ssl.SSLSocket.getpeercert` gives it; None without TLS."""
+        return cast("dict[str, object] | None", self._transport.get_extra_info("peercert")) if self._transport else None
+
+    # --- its life -------------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def admit(self, admitted: Admitted) -> None:
+        """From here on it can be written to; what the client sends is not looked at before `open`."""
+        assert self._transport is not None
+        self._admitted = admitted
+        self._out = Outbox(self._transport, self.limits.bounds(admitted.identity), self.cut)
+
+    def open(self) -> None:
+        """CONNACK is written: from here on packets count."""
+        if self._state is not _State.ADMITTING:
+            return
+        self._state = _State.OPEN
+        self._last_heard = self._loop.time()
+        if self.admitted.keepalive_s:
+            self._keepalive = self._loop.call_later(1.5 * self.admitted.keepalive_s, self._check_keepalive)
+        early, self._early = self._early, []
+        self._handle(early)
+        self.release("admitting")
+
+    def refuse(self, code: Refusal) -> None:
+        """CONNACK with a reason, and the end."""
+        if self._transport is not None:
+            self._transport.write(connack(code))
+            self._transport.close()
+
+    def close(self) -> None:
+        """The end, once what is written has gone out."""
+        if self._transport is not None and self._state is not _State.CLOSED:
+            if self._out is not None:
+                self._out.flush()
+            self._transport.close()
+
+    def cut(self, reason: str) -> None:
+        """The end at once, with the client's Will."""
+        if self._transport is None or self._state is _State.CLOSED:
+            return
+        self.counters.cut += 1
+        log.warning("client cut", extra={"client": self.name, "reason": reason, "peer": self.peer[0]})
+        if self._state is not _State.LEAVING:
+            self._state = _State.CLOSED
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        leaving, self._state = self._state is _State.LEAVING, _State.CLOSED
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self._out is not None:
+            self._out.end()
+        if not self.first.done():
+            self.first.set_exception(ConnectionError("closed before CONNECT"))
+        if not leaving:
+            # After a DISCONNECT the end must not overtake it in amqtt, which would send the Will.
+            self.slowpath.end()
+        self.closed.set()
+        if self._denials:
+            log.warning("client was denied", extra={"client": self.name, "denials": self._denials})
+
+    def _check_keepalive(self) -> None:
+        allowed = 1.5 * self.admitted.keepalive_s
+        silent = self._loop.time() - self._last_heard
+        if self._holds:
+            silent = 0.0  # it may have spoken; it is we who don't listen
+        if silent >= allowed:
+            self.cut(f"silent for {silent:.1f} s with a keepalive of {self.admitted.keepalive_s} s")
+        else:
+            self._keepalive = self._loop.call_later(allowed - silent, self._check_keepalive)
+
+    # --- what arrives ---------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._last_heard = self._loop.time()
+        try:
+            match self._state:
+                case _State.NEW:
+                    self._begin(list(self._framer.feed(data)))
+                case _State.ADMITTING:
+                    self._early.extend(self._framer.feed(data))
+                case _State.OPEN:
+                    for packet in self._framer.feed(data):
+                        self._dispatch(packet)
+                case _State.LEAVING | _State.CLOSED:
+                    pass
+        except Malformed as error:
+            self._malformed(error)
+
+    def _begin(self, packets: list[Packet]) -> None:
+        if not packets:
+            return
+        first, *self._early = packets
+        if first.kind is not Kind.CONNECT:
+            raise Malformed(f"the first packet is {first.kind.name}")
+        self._state = _State.ADMITTING
+        self.hold("admitting")
+        if not self.first.done():
+            self.first.set_result(read_connect(first.body))
+
+    def _malformed(self, error: Malformed) -> None:
+        if self.first.done():
+            self.cut(str(error))
+        else:
+            self.first.set_exception(error)
+
+    def _handle(self, packets: list[Packet]) -> None:
+        try:
+            for packet in packets:
+                self._dispatch(packet)
+        except Malformed as error:
+            self.cut(str(error))
+
+    def _dispatch(self, packet: Packet) -> None:
+        if self._state is not _State.OPEN:
+            return
+        match packet.kind:
+            case Kind.PUBLISH:
+                self._publish(read_publish(packet.flags, packet.body), packet)
+            case Kind.PUBACK:
+                self._behind.acknowledged(self, read_packet_id(packet.body))
+            case Kind.PUBREL if self._unknown_release(read_packet_id(packet.body)):
+                pass
+            case _:
+                self._check(packet)
+                self.slowpath.put(packet.encode())
+        if packet.kind is Kind.DISCONNECT:
+            self._state = _State.LEAVING
+
+    def _check(self, packet: Packet) -> None:
+        """That amqtt can read it. Raises Malformed."""
+        filters = 0
+        match packet.kind:
+            case Kind.SUBSCRIBE:
+                filters = len(read_subscribe(packet.body)[1])
+            case Kind.UNSUBSCRIBE:
+                filters = len(read_unsubscribe(packet.body)[1])
+            case Kind.PINGREQ | Kind.DISCONNECT:
+                read_nothing(packet.body)
+            case Kind.CONNECT:
+                raise Malformed("a second CONNECT")
+            case _:
+                read_packet_id(packet.body)
+        if filters > self.limits.subscriptions:
+            raise Malformed(f"more than {self.limits.subscriptions} filters in a packet")
+
+    def _publish(self, publish: Publish, packet: Packet) -> None:
+        allowed = self.may_publish(publish.topic)
+        if not allowed:
+            self.deny(publish.topic, "publish")
+        if publish.qos == 2:
+            self._receive_exactly_once(publish, packet)
+            return
+        if allowed:
+            self.counters.relayed += 1
+            self._behind.relay(self, publish)
+        if publish.qos == 1:
+            self.write(puback(publish.packet_id))
+
+    def _receive_exactly_once(self, publish: Publish, packet: Packet) -> None:
+        """amqtt keeps it until PUBREL, and then asks `may_publish` again."""
+        self._releases.add(publish.packet_id)
+        if len(self._releases) > self.limits.releases:
+            raise Malformed(f"more than {self.limits.releases} QoS 2 messages unreleased")
+        self.slowpath.put(packet.encode())
+
+    def _unknown_release(self, packet_id: int) -> bool:
+        """PUBREL of a message that is done already (a repeated one): amqtt would leave it without its PUBCOMP."""
+        if packet_id in self._releases:
+            self._releases.discard(packet_id)
+            return False
+        self.write(pubcomp(packet_id))
+        return True
+
+    def may_publish(self, topic: str) -> bool:
+        allowed = self._allowed.get(topic)
+        if allowed is None:
+            allowed = self.admitted.grants.may_publish(topic)
+            if len(self._allowed) < _REMEMBERED_TOPICS:
+                self._allowed[topic] = allowed
+        return allowed
+
+    def deny(self, topic: str, action: str) -> None:
+        """Count a denial; the first of a connection is logged at once, the rest as a number at its end."""
+        if action == "publish":
+            self.counters.denied_publishes += 1
+        else:
+            self.counters.denied_subscriptions += 1
+        self._denials += 1
+        if self._denials == 1:
+            log.warning("denied", extra={"client": self.name, "action": action, "topic": topic})
+
+    # --- flow control: not reading this client --------------------------------------------------------------------------------
+
+    def hold(self, reason: Hashable) -> None:
+        """Don't read the client until every reason has been released."""
+        if not self._holds and self._transport is not None:
+            self._transport.pause_reading()
+        self._holds.add(reason)
+
+    def release(self, reason: Hashable) -> None:
+        if reason not in self._holds:
+            return
+        self._holds.discard(reason)
+        if not self._holds and self._transport is not None and not self._transport.is_closing():
+            self._last_heard = self._loop.time()
+            self._transport.resume_reading()
+
+    # --- what goes out --------------------------------------------------------------------------------------------------------
+
+    def write(self, packet: bytes) -> None:
+        """Queue a packet; nothing happens where the connection has ended."""
+        if self._out is not None and self._state is not _State.CLOSED:
+            self._out.write(packet)
+
+    def deliver(self, packet: bytes, source: "Connection | None", acknowledged: bool = False) -> None:
+        """Queue a PUBLISH, at QoS 1 one that is to be `acknowledged`; `source` waits where that is too much for a service."""
+        if self._out is None or self._state is _State.CLOSED:
+            return
+        self._out.unacknowledged += acknowledged
+        self._out.write(packet)
+        if source is not None and source.admitted.identity.kind is not Class.SERVICE:
+            self._out.wait_for_room(source)
+
+    def acknowledged(self) -> None:
+        """One of the QoS 1 messages has arrived."""
+        if self._out is not None:
+            self._out.acknowledged()
+
+    def pause_writing(self) -> None:
+        if self._out is not None:
+            self._out.filled()
+
+    def resume_writing(self) -> None:
+        if self._out is not None:
+            self._out.emptied()

@@ -1,0 +1,270 @@
+"""The front door of the embedded broker: who may connect.
+
+The guard accepts sockets, does TLS with client certificates, waits for the CONNECT (not long), decides by `admit`, ends the connection
+that an admitted one takes over, and only then lets the broker behind it know. Identity is what this connection's certificate says, never
+what an earlier one said. What a client may do afterwards is `broker.connection`'s; `broker.embedded` puts guard and amqtt together.
+
+Source: MQTT 3.1.1 section 3.1.4; contract.md section 3.
+"""
+
+import asyncio
+import logging
+import secrets
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from broker.acl import Acl, Class, Grants, Identity
+from broker.connection import Admitted, Behind, Connection, Counters, Limits
+from broker.packets import Connect, Malformed, Refusal
+from broker.topics import TopicError
+
+log = logging.getLogger(__name__)
+
+_TAKEOVER_S = 5.0
+"""How long the connection that is taken over may take to end; its Will is sent within that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """CONNACK gets `code`; `reason` is for the log."""
+
+    code: Refusal
+    reason: str
+
+
+Granting = Callable[[Identity], Grants]
+"""What an identity may do: `Acl.grants`."""
+
+
+def admit(connect: Connect, identity: Identity | None, granting: Granting) -> Admitted | Refused:
+    """Decide about a CONNECT. Client ids are unique within an identity, so that none can take over another's connection."""
+    if connect.level != 4:
+        return Refused(Refusal.VERSION, f"protocol level {connect.level}; 4 (MQTT 3.1.1) is spoken")
+    if identity is None:
+        return Refused(Refusal.NOT_AUTHORIZED, "the certificate names no device, service or integration")
+    if not connect.clean:
+        return Refused(Refusal.IDENTIFIER, "a persistent session; only clean ones are kept")
+    if identity.kind is Class.DEVICE and connect.client_id != identity.name:
+        return Refused(Refusal.IDENTIFIER, f"client id {connect.client_id!r} is not the certificate's name {identity.name!r}")
+    try:
+        grants = granting(identity)
+    except TopicError as error:
+        return Refused(Refusal.NOT_AUTHORIZED, str(error))
+    if connect.will is not None and not grants.may_publish(connect.will.topic):
+        return Refused(Refusal.NOT_AUTHORIZED, f"the Will's topic {connect.will.topic!r} is not the client's to publish to")
+    client_id = identity.name
+    if identity.kind is not Class.DEVICE:
+        client_id = f"{identity.name}/{connect.client_id or secrets.token_hex(8)}"
+    return Admitted(client_id, identity, grants, connect.keepalive_s, connect.will)
+
+
+def identity_of(certificate: dict[str, object] | None) -> Identity | None:
+    """Common name and OU of a certificate as `ssl.SSLSocket.getpeercert` gives it; None where it names no class of ours."""
+    subject: dict[str, str] = {}
+    for part in (certificate or {}).get("subject", ()):  # type: ignore[attr-defined]
+        subject.update(part)
+    name, unit = subject.get("commonName"), subject.get("organizationalUnitName")
+    if not name or unit not in tuple(Class):
+        return None
+    return Identity(name, Class(unit))
+
+
+class Tls:
+    """The server's TLS, read again when its files change, so that a renewed certificate needs no restart."""
+
+    def __init__(self, certificate: Path, key: Path, ca: Path) -> None:
+        """Raises OSError or ssl.SSLError where the files can't be used."""
+        self._files = (certificate, key, ca)
+        self._read_at = self._changed_at()
+        self._context = self._load()
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. Files that can't be used (written to just now) leave the one before."""
+        try:
+            changed_at = self._changed_at()
+            if changed_at != self._read_at:
+                self._context, self._read_at = self._load(), changed_at
+                log.info("certificates read again")
+        except (OSError, ssl.SSLError) as error:
+            log.warning("certificates can't be read", extra={"reason": str(error)})
+        return self._context
+
+    def _changed_at(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_mtime_ns for path in self._files)
+
+    def _load(self) -> ssl.SSLContext:
+        certificate, key, ca = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+        # No resumption: each connection shows its certificate.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        return context
+
+
+class Sessions(Behind, Protocol):
+    """The broker behind the guard, as the guard sees it."""
+
+    async def serve(self, connection: Connection) -> None:
+        """Run an admitted client's session. Returns when nothing of it is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How clients are told apart and what they may do."""
+
+    granting: Granting
+    identify: Callable[[Connection], Identity | None]
+    tls: Tls | None
+    """None: plain TCP, which only tests use."""
+
+    @classmethod
+    def by_certificate(cls, acl: Acl, tls: Tls) -> "Rules":
+        return cls(granting=acl.grants, identify=lambda connection: identity_of(connection.certificate), tls=tls)
+
+
+class Guard:
+    """Listens, admits, and hands over to `sessions`."""
+
+    def __init__(self, rules: Rules, sessions: Sessions, limits: Limits) -> None:
+        self.counters = Counters()
+        self._rules = rules
+        self._sessions = sessions
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.unauthenticated)
+        self._clients: dict[str, Connection] = {}
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def listen(self, host: str, port: int) -> int:
+        """Begin to accept; returns the port, chosen by the system where 0 was asked for. Raises OSError where it is taken."""
+        for family, address in _addresses(host, port):
+            listener = socket.create_server((address, port), family=family, backlog=4096)
+            listener.setblocking(False)
+            port = listener.getsockname()[1]
+            self._listeners.append(listener)
+            self._spawn(self._accept(listener))
+        return port
+
+    async def close(self, within_s: float) -> None:
+        """Accept no more, and end every connection."""
+        for listener in self._listeners:
+            listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait([*self._tasks, asyncio.create_task(asyncio.sleep(0))], timeout=within_s)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._slots.acquire()
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of file descriptors, or a client gone before it was accepted: neither is the end of the listener.
+                log.warning("can't accept", extra={"reason": str(error)})
+                self._slots.release()
+                await asyncio.sleep(0.1)
+                continue
+            self._spawn(self._attend(sock))
+
+    async def _attend(self, sock: socket.socket) -> None:
+        """One client, from its socket to its end. Gives back the slot that `_accept` took when it is authenticated, or refused."""
+        connection = Connection(self._limits, self.counters, self._sessions)
+        try:
+            try:
+                admission = await self._first(connection, sock)
+            finally:
+                self._slots.release()
+            match admission:
+                case Refused(code, reason):
+                    self._refuse(connection, reason)
+                    connection.refuse(code)
+                case Admitted():
+                    connection.admit(admission)
+                    await self._serve(connection)
+        except (Malformed, OSError, TimeoutError) as error:
+            self._refuse(connection, str(error) or type(error).__name__)
+            connection.cut("not a client")
+        finally:
+            connection.close()
+
+    async def _first(self, connection: Connection, sock: socket.socket) -> Admitted | Refused:
+        """TLS and CONNECT, in time. Raises TimeoutError, Malformed or OSError (ssl.SSLError is one)."""
+        loop = asyncio.get_running_loop()
+        _notice_dead_peers(sock)
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                if self._rules.tls is None:
+                    await loop.connect_accepted_socket(lambda: connection, sock)
+                else:
+                    context = self._rules.tls.context()
+                    await loop.connect_accepted_socket(lambda: connection, sock, ssl=context, ssl_shutdown_timeout=1.0)
+                connect = await connection.first
+        except TimeoutError:
+            raise TimeoutError(f"no CONNECT within {self._limits.connect_s:g} s") from None
+        return admit(connect, self._rules.identify(connection), self._rules.granting)
+
+    async def _serve(self, connection: Connection) -> None:
+        client_id = connection.admitted.client_id
+        before = self._clients.get(client_id)
+        self._clients[client_id] = connection
+        try:
+            if before is not None:
+                await self._take_over(before)
+            if self._clients.get(client_id) is connection and not connection.closed.is_set():
+                self.counters.connected += 1
+                try:
+                    await self._sessions.serve(connection)
+                finally:
+                    self.counters.connected -= 1
+        finally:
+            connection.finished.set()
+            if self._clients.get(client_id) is connection:
+                del self._clients[client_id]
+
+    async def _take_over(self, before: Connection) -> None:
+        """End the earlier connection of a client id (section 3.1.4-2), its Will included, before the new one begins."""
+        before.cut("taken over by a new connection")
+        try:
+            async with asyncio.timeout(_TAKEOVER_S):
+                await before.finished.wait()
+        except TimeoutError:
+            log.error("a connection that was taken over does not end", extra={"client": before.name})
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self.counters.refused += 1
+        log.warning("client refused", extra={"peer": connection.peer[0], "reason": reason})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a client's task failed", exc_info=error)
+
+
+def _addresses(host: str, port: int) -> Iterable[tuple[socket.AddressFamily, str]]:
+    """Raises OSError (socket.gaierror) where the host is unknown."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+
+
+def _notice_dead_peers(sock: socket.socket) -> None:
+    """For clients with keepalive 0: the kernel finds out within two minutes."""
+    with suppress(OSError):  # gone already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

@@ -1,0 +1,114 @@
+"""MQTT packets as bytes: what is written is read back, however it is cut, and whatever is not MQTT is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.packets import (
+    Connect,
+    Framer,
+    Kind,
+    Malformed,
+    Outgoing,
+    Packet,
+    Publish,
+    TooLarge,
+    Will,
+    connect,
+    data,
+    packet,
+    read_connect,
+    read_publish,
+    read_subscribe,
+    read_unsubscribe,
+)
+
+READERS = (read_connect, lambda body: read_publish(2, body), read_subscribe, read_unsubscribe)
+
+
+@given(st.lists(st.binary(max_size=400), max_size=8), st.lists(st.integers(1, 300), max_size=20))
+def test_the_framer_gives_the_same_packets_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
+    """Whole packets come out, in order, as soon as they are whole."""
+    stream = b"".join(packet(Kind.PUBLISH, 2, body) for body in bodies)
+    framer, found, start = Framer(1000), [], 0
+    for cut in [*cuts, len(stream)]:
+        found += list(framer.feed(stream[start : start + cut]))
+        start += cut
+    found += list(framer.feed(stream[start:]))
+    assert found == [Packet(Kind.PUBLISH, 2, body) for body in bodies]
+
+
+def test_the_length_field_is_enough_to_refuse() -> None:
+    """Nothing of the body has to have come."""
+    with pytest.raises(TooLarge):
+        list(Framer(1000).feed(b"\x30\xe9\x07"))
+    with pytest.raises(Malformed):
+        list(Framer(2**30).feed(b"\x30\xff\xff\xff\xff"))
+
+
+@pytest.mark.parametrize("first", [0x00, 0x20, 0x90, 0xB0, 0xD0, 0xF0, 0x11, 0x41, 0x60, 0x80, 0xA1, 0xC2, 0xE1])
+def test_packets_that_clients_may_not_send(first: int) -> None:
+    """Types of servers, reserved types, and reserved flags."""
+    with pytest.raises(Malformed):
+        list(Framer(1000).feed(bytes([first, 0])))
+
+
+@given(st.text(max_size=30).filter(lambda text: "\0" not in text), st.binary(max_size=50), st.integers(0, 2), st.booleans())
+def test_the_connect_for_amqtt_says_what_was_admitted(client_id: str, payload: bytes, qos: int, retain: bool) -> None:
+    """Client id and Will, clean session, no keepalive."""
+    will = Will("a/b", payload, qos, retain)
+    (written,) = Framer(1000).feed(connect(client_id, will))
+    assert read_connect(written.body) == Connect(4, client_id, True, 0, will)
+
+
+@given(st.binary(max_size=50), st.integers(1, 65535))
+def test_an_outgoing_message_is_written_for_each_receiver(payload: bytes, packet_id: int) -> None:
+    """At QoS 0 and 1, with the receiver's packet id."""
+    outgoing = Outgoing.of("a/ü", payload)
+    (zero, one) = Framer(1000).feed(outgoing.at_most_once() + outgoing.at_least_once(packet_id))
+    assert read_publish(zero.flags, zero.body) == Publish("a/ü", payload, 0, False, 0)
+    assert read_publish(one.flags, one.body) == Publish("a/ü", payload, 1, False, packet_id)
+
+
+@given(st.sampled_from(range(4)), st.binary(max_size=200))
+def test_readers_take_any_bytes(reader: int, body: bytes) -> None:
+    """They return or raise Malformed; nothing else ever comes out."""
+    try:
+        READERS[reader](body)
+    except Malformed:
+        pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        data(b"MQTT") + b"\x04\x03\x00\x00" + data(b"a"),  # reserved flag
+        data(b"MQTT") + b"\x04\x0a\x00\x00" + data(b"a"),  # QoS of a Will without a Will
+        data(b"MQTT") + b"\x04\x1e\x00\x00" + data(b"a") + data(b"t") + data(b"w"),  # Will of QoS 3
+        data(b"MQTT") + b"\x04\x42\x00\x00" + data(b"a") + data(b"secret"),  # password without user name
+        data(b"MQTT") + b"\x04\x02\x00\x00" + data(b"a") + b"x",  # more than its fields
+        data(b"MQTT") + b"\x04\x02\x00\x00" + data(b"\xff"),  # client id that is not UTF-8
+    ],
+)
+def test_connects_that_are_none(body: bytes) -> None:
+    """Section 3.1.2's rules, one by one."""
+    with pytest.raises(Malformed):
+        read_connect(body)
+
+
+@pytest.mark.parametrize(
+    ("flags", "body"),
+    [(6, data(b"a") + b"\0\1"), (2, data(b"a") + b"\0\0"), (2, data(b"a")), (0, data(b"a/+")), (0, data(b"")), (0, b"\0\5a")],
+)
+def test_publishes_that_are_none(flags: int, body: bytes) -> None:
+    """QoS 3, packet id 0 or none, a wildcard, no topic, half a topic."""
+    with pytest.raises(Malformed):
+        read_publish(flags, body)
+
+
+@pytest.mark.parametrize("rest", [b"", data(b"a"), data(b"a") + b"\3", data(b"a#") + b"\1", data(b"\xff") + b"\1"])
+def test_subscribes_that_are_none(rest: bytes) -> None:
+    """No filter, no QoS, QoS 3, a filter that is none, one that is not UTF-8."""
+    with pytest.raises(Malformed):
+        read_subscribe(b"\0\1" + rest)
