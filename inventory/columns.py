@@ -41,16 +41,16 @@ class Column:
 
 def resolve(kind: Kind, path: str, column: int) -> Column:
     """The column behind a path. Raises FilterError, with the nearest names, where there is none. `column`: of the path, 1-based."""
-    head, _, rest = path.partition(".")
+    head, dot, rest = path.partition(".")
     field = kind.by_name.get(head)
     if field is None or field.hidden:
         raise FilterError(f"{kind.name} has no field {path[:64]}{_nearest(kind, path)}", column)
     match field.scalar:
-        case Scalar.LABELS if rest:
+        case Scalar.LABELS if dot:
             return _label(kind, field, rest, column)
-        case Scalar.JSON if rest:
+        case Scalar.JSON if dot:
             return _member(field, rest, column)
-        case _ if rest:
+        case _ if dot:
             raise FilterError(f"{head} has no members: {path[:64]}", column)
         case _:
             return Column(path, _source(kind, field), field.scalar, field, nullable=not _never_null(field))
@@ -95,7 +95,8 @@ def paths(kind: Kind) -> Iterator[str]:
 
 
 def _nearest(kind: Kind, path: str) -> str:
-    near = get_close_matches(path[:64], list(paths(kind)), n=3, cutoff=0.6)
+    known = list(paths(kind))
+    near = [name for name in known if name.startswith(path)][:3] or get_close_matches(path[:64], known, n=3, cutoff=0.6)
     if near:
         return f"; did you mean {', '.join(near)}?"
     return f"; did you mean labels.{path}?" if LABEL_KEY.fullmatch(path) else ""

@@ -111,10 +111,10 @@ def compile_order(kind: Kind, text: str) -> Order:
     keys: list[OrderKey] = []
     column = 1
     for item in text.split(",") if text.strip() else ():
+        if len(keys) == MAX_ORDER:
+            raise FilterError(f"at most {MAX_ORDER} fields to sort by", column)
         keys.append(_order_key(kind, item, column, {key.path for key in keys}))
         column += len(item) + 1
-    if len(keys) > MAX_ORDER:
-        raise FilterError(f"at most {MAX_ORDER} fields to sort by", column)
     if all(key.path != "id" for key in keys):
         keys.append(OrderKey("id", "r.id", Scalar.TEXT, bool(keys) and keys[-1].descending, False))
     return Order(tuple(keys))
@@ -192,10 +192,8 @@ class _Compiler:
             raise FilterError(f"{column.path} can't be filtered by", node.column)
         if self.selector and not column.field.selectable:
             usable = ", ".join(f.name for f in self.kind.fields if f.selectable and not f.hidden)
-            raise FilterError(
-                f"{column.path} can't be used in a selector: it is not what the user or the hardware says, and what is selected would flap; usable are {usable}",
-                node.column,
-            )
+            why = "it changes by itself, or follows from what is selected"
+            raise FilterError(f"{column.path} can't be used in a selector: {why}; usable are {usable}", node.column)
 
     def one(self, column: Column, operator: str, literal: Literal) -> str:
         match operator:
@@ -215,7 +213,7 @@ class _Compiler:
         if literal.is_null:
             return f"{self.value(column)} IS NULL"
         if literal.is_any:
-            return f"{column.sql} ? {self.bind(column.label)}" if column.label else f"{column.sql} IS NOT NULL"
+            return self.present(column)
         self.check_value(column, literal)
         if column.field.reference is not None:
             return self.refers(column, literal)
@@ -226,12 +224,17 @@ class _Compiler:
         return f"{column.sql} = {self.typed(column, literal)}"
 
     def differ(self, column: Column, literal: Literal) -> str:
-        condition = self.equal(column, literal)
         if literal.is_null:
-            return condition.removesuffix("IS NULL") + "IS NOT NULL"
-        if condition.startswith(f"{column.sql} = $"):
-            return condition.replace(" = $", " IS DISTINCT FROM $", 1)
-        return f"NOT COALESCE({condition}, false)"
+            return f"{self.value(column)} IS NOT NULL"
+        if literal.prefix or column.label or column.field.reference:
+            return f"NOT COALESCE({self.equal(column, literal)}, false)"
+        self.check_value(column, literal)
+        return f"{column.sql} IS DISTINCT FROM {self.typed(column, literal)}"
+
+    def present(self, column: Column) -> str:
+        if column.label:
+            return f"{column.sql} ? {self.bind(column.label)}"
+        return f"{column.sql} <> '{{}}'::jsonb" if column.scalar is Scalar.LABELS else f"{column.sql} IS NOT NULL"
 
     def has(self, column: Column, literal: Literal) -> str:
         """AIP-160's `:`. A map has a key, a list an element; text has a part; anything else has only itself."""

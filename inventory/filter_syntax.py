@@ -233,7 +233,7 @@ def _explain(error: UnexpectedInput, text: str) -> FilterError:
         case UnexpectedToken(token=token):
             return FilterError(f"unexpected {_clip(token)}; expected {_expected(error)}", _column(token))
         case UnexpectedCharacters():
-            at = error.pos_in_stream or 0
+            at: int = error.pos_in_stream  # type: ignore[assignment]  # its base class declares it None
             if text[at] in "\"'":
                 return FilterError("the string that starts here is not closed", at + 1)
             return FilterError(f"unexpected {text[at]}; quote a value that holds such characters", at + 1)
@@ -242,7 +242,7 @@ def _explain(error: UnexpectedInput, text: str) -> FilterError:
 
 
 def _expected(error: UnexpectedToken) -> str:
-    names = error.accepts or error.expected
+    names = set(error.accepts)
     words = [text for name, text in _EXPECTED.items() if name in names]
     if "WORD" in names:
         words.insert(0, "a condition")
