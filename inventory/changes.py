@@ -249,6 +249,15 @@ async def read(
     return Slice(changes, changes[-1].position if len(changes) == limit else max(after, state["position"]))
 
 
+async def newest(db: Database, *, limit: int, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None) -> Slice:
+    """The last changes of those asked for, oldest first, and the position to read on from."""
+    async with db.acquire() as connection:
+        now: int = await connection.fetchval("SELECT position FROM relay")
+        wanted = (None if kinds is None else list(kinds), None if ids is None else list(ids))
+        rows = await connection.fetch(SQL["newest_changes"], now, *wanted, limit)
+    return Slice([_change(row) for row in reversed(rows)], now)
+
+
 async def history(db: Database, id: str, *, before: int | None = None, limit: int = 100) -> list[Change]:
     """The changes of one resource, newest first, those below position `before` where given."""
     async with db.acquire() as connection:

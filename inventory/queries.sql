@@ -43,6 +43,12 @@ SELECT * FROM changes
 WHERE position > $1 AND position <= $2 AND ($3::text[] IS NULL OR kind = ANY ($3)) AND ($4::text[] IS NULL OR resource_id = ANY ($4))
 ORDER BY position LIMIT $5;
 
+-- name: newest_changes
+-- $1 up to, $2 kinds or NULL, $3 resource ids or NULL, $4 how many at most
+SELECT * FROM changes
+WHERE position <= $1 AND ($2::text[] IS NULL OR kind = ANY ($2)) AND ($3::text[] IS NULL OR resource_id = ANY ($3))
+ORDER BY position DESC LIMIT $4;
+
 -- name: save_cursor
 -- $1 name, $2 position
 INSERT INTO cursors (name, position) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET position = EXCLUDED.position;
@@ -193,3 +199,26 @@ SELECT manager, count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND du
        count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NULL) AS waiting,
        count(*) FILTER (WHERE lease_until IS NOT NULL) AS running, count(*) FILTER (WHERE halted) AS halted
 FROM work GROUP BY manager ORDER BY manager;
+
+---------------------------------------------------------------------------------------------------------------- enrollment
+
+-- name: lock_enrollment_token
+-- One redemption of a token at a time. $1 SHA-256 of the token, hex
+SELECT id, uses, used, expires_at, approve, site, given_labels, deleted_at FROM enrollment_token WHERE token_hash = $1 FOR UPDATE;
+
+-- name: lock_identity_by_key
+-- $1 fingerprint of the public key
+SELECT host, incarnation, certificate, token, revoked_at FROM device_identity WHERE fingerprint = $1 FOR UPDATE;
+
+-- name: add_identity
+-- $1 host, $2 fingerprint, $3 certificate (PEM), $4 its serial, $5 its end, $6 evidence (JSON), $7 token id, $8 now
+INSERT INTO device_identity (host, fingerprint, incarnation, certificate, certificate_serial, expires_at, fence, evidence, token, created_at)
+VALUES ($1, $2, 1, $3, $4, $5, 0, $6::jsonb, $7, $8)
+RETURNING host, incarnation, certificate;
+
+-- name: renew_identity
+-- $1 host, $2 certificate (PEM), $3 its serial, $4 its end, $5 evidence (JSON), $6 token id
+UPDATE device_identity
+SET incarnation = incarnation + 1, certificate = $2, certificate_serial = $3, expires_at = $4, evidence = $5::jsonb, token = $6
+WHERE host = $1
+RETURNING host, incarnation, certificate;
