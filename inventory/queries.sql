@@ -170,8 +170,8 @@ UPDATE work w SET lease_until = $4 FROM unnest($2::text[], $3::bigint[]) AS t (k
 WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
 
 -- name: release_work
--- What was triggered meanwhile is due anyhow. $1 manager, $2 keys, $3 fences, $4 due at, or NULL for as it was
-UPDATE work w SET lease_owner = NULL, lease_until = NULL, again = 0, due_at = coalesce($4, w.due_at),
+-- It is looked at again anyhow, which serves what was triggered meanwhile. $1 manager, $2 keys, $3 fences, $4 due at
+UPDATE work w SET lease_owner = NULL, lease_until = NULL, again = 0, due_at = $4,
     attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END, last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
 FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
 WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
@@ -215,6 +215,10 @@ SELECT host, incarnation, certificate, token, revoked_at FROM device_identity WH
 INSERT INTO device_identity (host, fingerprint, incarnation, certificate, certificate_serial, expires_at, fence, evidence, token, created_at)
 VALUES ($1, $2, 1, $3, $4, $5, 0, $6::jsonb, $7, $8)
 RETURNING host, incarnation, certificate;
+
+-- name: add_stream
+-- $1 host
+INSERT INTO device_stream (host, seq, retired, retired_epochs, keepalive_s, heartbeat_s, flaps) VALUES ($1, 0, '[]', '[]', 30, 30, 0);
 
 -- name: renew_identity
 -- $1 host, $2 certificate (PEM), $3 its serial, $4 its end, $5 evidence (JSON), $6 token id

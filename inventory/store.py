@@ -130,7 +130,7 @@ class Store:
                 return result
 
         try:
-            return await self._retrying(once)
+            return await self.retrying(once)
         except _DryRun as undone:
             return undone.result
 
@@ -153,7 +153,7 @@ class Store:
             async with self.transaction(lease) as w:
                 return await act(w)
 
-        return await self._retrying(once)
+        return await self.retrying(once)
 
     async def write(self, kind: str, id: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
         """Set fields that the actor owns. Equal values write nothing. Raises NotFound, Forbidden, LeaseLost."""
@@ -162,7 +162,7 @@ class Store:
             async with self.transaction(lease) as w:
                 return await w.write(BY_NAME[kind], id, values, actor)
 
-        return await self._retrying(once)
+        return await self.retrying(once)
 
     async def make(self, kind: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
         """A new row from values that the caller answers for. Raises Forbidden, Conflict, LeaseLost."""
@@ -172,7 +172,7 @@ class Store:
             async with self.transaction(lease) as w:
                 return await read_one(w.tx.raw, k, await w.make(k, values, actor))
 
-        return await self._retrying(once)
+        return await self.retrying(once)
 
     async def remove(self, kind: str, id: str, actor: Actor, *, lease: Lease | None = None) -> None:
         """The row goes, with what it owns. Raises NotFound, Conflict, LeaseLost."""
@@ -181,7 +181,7 @@ class Store:
             async with self.transaction(lease) as w:
                 await w.remove(BY_NAME[kind], id, actor)
 
-        await self._retrying(once)
+        await self.retrying(once)
 
     async def relabel(
         self, actor: Actor, *, sites: Sequence[str] = (), regions: Sequence[str] = (), hosts: Sequence[str] = (), lease: Lease | None = None
@@ -200,10 +200,11 @@ class Store:
                 async with self.transaction(lease) as w:
                     return await w.relabel(batch, actor)
 
-            changed += await self._retrying(once)
+            changed += await self.retrying(once)
         return changed
 
-    async def _retrying(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def retrying(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Run a transaction, and again when Postgres undoes it because of a deadlock."""
         for attempt in range(DEADLOCK_TRIES):
             try:
                 return await once()

@@ -112,10 +112,11 @@ class WorkQueue:
             at = now or await self.now(connection)
             await connection.execute(SQL["renew_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at + lease)
 
-    async def release(self, manager: str, claimed: Sequence[Claimed], due_at: datetime | None = None) -> None:
-        """Give keys back as they were, due now or at a given time: a service that stops, or whose database or broker went away."""
+    async def release(self, manager: str, claimed: Sequence[Claimed], delay: timedelta, now: datetime | None = None) -> None:
+        """Give keys back as they were, due after the delay: a service stops, or one that it needs is away."""
         async with self._db.acquire() as connection:
-            await connection.execute(SQL["release_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], due_at)
+            at = (now or await self.now(connection)) + delay
+            await connection.execute(SQL["release_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at)
 
     async def hold(self, connection: Connection, manager: str, claimed: Sequence[Claimed]) -> list[Held]:
         """Lock the rows of claimed keys, in the order of their keys. A key that is missing from the answer has been taken over, and nothing

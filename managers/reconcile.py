@@ -1,8 +1,8 @@
 """The contract between the engine and the managers: what a reconciler is asked, and everything that it may answer.
 
-A reconciler is given keys and nothing else. It reads afresh, decides purely, and answers an outcome a key, with the writes that belong to it
-as values (`Effect`): the engine commits them together with the outcome, or neither. So a reconcile that is cut short has happened or has
-not, and one that lost its lease leaves no trace. No I/O here. The engine (`managers.driver`) and `managers.kinds` import this.
+A reconciler is given keys and nothing else. It reads afresh, decides purely, and answers an outcome a key, with the writes that belong to
+it as values (`Effect`): the engine commits them together with the outcome, or neither. So a reconcile that is cut short has happened or
+has not, and one that lost its lease leaves no trace. No I/O here. The engine (`managers.driver`) and `managers.kinds` import this.
 
 Source: design.md section 6; controller-runtime's `reconcile.Reconciler` for the shape.
 """
@@ -92,6 +92,7 @@ class Again:
     reason: str
     message: str = ""
     effects: tuple[Effect, ...] = ()
+    indicator: str = "in_progress"
 
 
 @dataclass(frozen=True, slots=True)

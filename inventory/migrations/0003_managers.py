@@ -15,8 +15,8 @@ CREATE INDEX notification_about ON notification ((about->>'id'), created_at);
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inventory", "0002_what_models_cannot_say")]  # noqa: RUF012 -- Tortoise's form
-    operations = [  # noqa: RUF012
+    dependencies = [("inventory", "0002_what_models_cannot_say")]
+    operations = [
         ops.RemoveField("Work", "again"),
         ops.RemoveField("Work", "fresh"),
         ops.AddField("Work", "again", fields.IntField(default=0)),
