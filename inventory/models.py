@@ -15,6 +15,7 @@ __models__ = [
     tables.Poison,
     tables.DeviceLog,
     tables.IngestLease,
+    tables.IngestReplica,
     tables.Work,
     tables.HostTold,
     tables.User,

@@ -78,7 +78,8 @@ class DeviceLiveness(Model):
 
 
 class DeviceStream(Model):
-    """Where a device's durable stream stands (epoch and the last committed seq), and its sessions."""
+    """Where a device's durable stream stands (epoch and the last committed seq), and its sessions. `retired`: the last sessions before
+    the current one, as [session, boot_id]; `retired_epochs`: the epochs before; `flaps`: how often a retired session has spoken."""
 
     host = CharField(max_length=64, primary_key=True)
     epoch = CharField(max_length=256, null=True)
@@ -89,6 +90,8 @@ class DeviceStream(Model):
     keepalive_s = fields.IntField(default=30)
     heartbeat_s = fields.IntField(default=30)
     flaps = fields.IntField(default=0)
+    boot_id = CharField(max_length=256, null=True)
+    retired_epochs: Any = fields.JSONField(default=list)
 
     class Meta:
         table = "device_stream"
@@ -157,6 +160,16 @@ class IngestLease(Model):
 
     class Meta:
         table = "ingest_lease"
+
+
+class IngestReplica(Model):
+    """An Inventory replica that is alive, so that shards are shared out among those that are."""
+
+    name = CharField(max_length=64, primary_key=True)
+    seen_at = DatetimeField()
+
+    class Meta:
+        table = "ingest_replica"
 
 
 class Work(Model):

@@ -1,0 +1,85 @@
+"""The first step of every start: schema, keys and certificates, the first administrator, the token of the local command line.
+
+Each part makes what is missing and nothing else, so that the step may be killed anywhere and run again. The first administrator's password
+is written down in the secrets directory before the account exists, and is handed out again by every run until the Inventory service has
+started once (`forget_first_password`): only then has whoever ran this step heard the answer. Called by `python -m inventory bootstrap`.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from inventory import accounts
+from inventory.authority import Authority, write_secret
+from inventory.db import Database, migrate
+
+ADMINISTRATOR = "admin"
+TOKEN_NAME = "local command line"
+_LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
+"""Without those that are taken for one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to bring about. advertised: names beside the local ones in the servers' certificates; admin_token_file: None makes no token."""
+
+    secrets: Path
+    database: str
+    advertised: tuple[str, ...] = ()
+    admin_token_file: Path | None = None
+
+
+async def bootstrap(wanted: Wanted, now: datetime) -> str | None:
+    """The first administrator's password where it has not been heard of yet, else None.
+
+    Raises AuthorityError, Unavailable, OSError; a second run then finishes what is left."""
+    await migrate(wanted.database)
+    Authority(wanted.secrets).bootstrap(wanted.advertised)
+    db = await Database.open(wanted.database, application="fleetward-bootstrap", pool_size=2)
+    try:
+        password = await first_password(db, wanted.secrets, now)
+        if wanted.admin_token_file is not None:
+            await admin_token(db, wanted.admin_token_file, now)
+        return password
+    finally:
+        await db.close()
+
+
+async def first_password(db: Database, directory: Path, now: datetime) -> str | None:
+    """Make the first administrator where there is no account at all; its password as long as it may not have been heard of."""
+    note = _note(directory)
+    if not note.exists():
+        if await accounts.has_users(db):
+            return None
+        write_secret(note, new_password().encode())
+    password = note.read_text()
+    if await accounts.add_user(db, ADMINISTRATOR, password, "admin", now):
+        return password
+    if await accounts.check_password(db, ADMINISTRATOR, password) is None:
+        note.unlink()
+        return None
+    return password
+
+
+def forget_first_password(directory: Path) -> None:
+    """The service calls it at its start: the bootstrap before it has been heard."""
+    _note(directory).unlink(missing_ok=True)
+
+
+async def admin_token(db: Database, file: Path, now: datetime) -> None:
+    """A token with the administrator's role in `file`, made where it is missing; the database is brought in line with the file."""
+    if not file.exists():
+        write_secret(file, accounts.new_secret().encode() + b"\n")
+    secret = file.read_text().strip()
+    if await accounts.find_token(db, secret, now) is None:
+        await accounts.put_token(db, TOKEN_NAME, "admin", secret, now)
+
+
+def new_password() -> str:
+    """About 78 bits, easily typed: four groups of four."""
+    return "-".join("".join(secrets.choice(_LETTERS) for _ in range(4)) for _ in range(4))
+
+
+def _note(directory: Path) -> Path:
+    return directory / "admin-password"
