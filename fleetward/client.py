@@ -178,6 +178,10 @@ class Client:
         """`summary`, and the `causes` of why it is not as asked."""
         return self._json("GET", f"{_path(collection, name)}/explain")
 
+    def changes(self, collection: str, name: str) -> list[Event]:
+        """The history of one resource, oldest first."""
+        return [_event(item) for item in self._json("GET", f"{_path(collection, name)}/changes")["items"]]
+
     # --- changes --------------------------------------------------------------------------------------------------------------
 
     def events(self, *, after: int | None = None, kinds: Sequence[str] = (), ids: Sequence[str] = ()) -> tuple[list[Event], int]:

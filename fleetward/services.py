@@ -79,7 +79,8 @@ class Table:
             case "broker":
                 address = ("--host", self.settings.host, "--port", str(self.settings.mqtt_port))
                 files = ("--secrets", str(self.data.secrets), "--data", str(self.data.broker))
-                return (*self.programs("broker"), "--kind", self.settings.broker, *address, *files)
+                root = ("--topic-root", self.inherited["FLEETWARD_TOPIC_ROOT"]) if "FLEETWARD_TOPIC_ROOT" in self.inherited else ()
+                return (*self.programs("broker"), "--kind", self.settings.broker, *address, *files, *root)
             case "web":
                 address = ("--host", self.settings.host, "--port", str(self.settings.http_port))
                 return (*self.programs("web"), *address, *(("--tls",) if self.settings.tls else ()))

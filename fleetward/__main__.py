@@ -1,0 +1,5 @@
+"""`python -m fleetward`: the same as the `fleetward` command."""
+
+from fleetward.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""`fleetward events`: the change log, its newest part or live."""
+
+import click
+
+from fleetward.cli import render
+from fleetward.cli.exits import CommandError, Exit
+from fleetward.cli.output import format_option, now, show_table
+from fleetward.cli.session import Session, connected
+from fleetward.cli.watching import following
+from fleetward.client import Event
+
+
+@click.command()
+@click.option("-w", "--watch", is_flag=True, help="Go on showing what happens.")
+@click.option("--after", type=click.IntRange(min=0), metavar="POSITION", help="Only what came after this position.")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only this kind; repeatable.")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Only this resource; repeatable.")
+@format_option
+@connected
+def events(session: Session, watch: bool, after: int | None, kinds: tuple[str, ...], ids: tuple[str, ...], output: str) -> None:
+    """Show what changed: the newest changes, those after a position, or with --watch also those to come."""
+    if output == "yaml":
+        raise CommandError("events come as table, wide, json, jsonl or name", Exit.USAGE)
+    wanted = tuple(session.kind(kind).kind for kind in kinds)
+    if watch:
+        for event in following(session.client, after, wanted, ids):
+            show(event, output)
+        return
+    found, upto = session.client.events(after=after, kinds=wanted, ids=ids)
+    if output == "json":
+        click.echo(render.to_json({"items": [event.body for event in found], "next": upto}))
+    elif output in ("table", "wide"):
+        show_table(["POSITION", "AGE", "OP", "RESOURCE", "CHANGED", "BY"], [row(event) for event in found])
+    else:
+        for event in found:
+            show(event, output)
+
+
+def show(event: Event, output: str) -> None:
+    match output:
+        case "json" | "jsonl":
+            click.echo(render.to_json_line(event.body))
+        case "name":
+            click.echo(named(event))
+        case _:
+            click.echo("  ".join(row(event)))
+
+
+def row(event: Event) -> list[str]:
+    body = event.body
+    actor = body.get("actor")
+    changed = ", ".join(body.get("changed") or ()) or "-"
+    return [str(event.position), render.age(str(body.get("at")), now()), event.op, named(event), changed, str(actor or "-")]
+
+
+def named(event: Event) -> str:
+    return f"{event.kind}/{event.resource.get('name') or event.id}"

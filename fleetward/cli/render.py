@@ -1,0 +1,127 @@
+"""Resources as text: tables, YAML, JSON. Pure; the clock is an argument. `fleetward.cli.output` prints what this makes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from fleetward.client import Kind, Resource
+
+WIDEST = 60
+"""Characters of a cell, above which it is cut; JSON and YAML show all."""
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def columns(kind: Kind, *, wide: bool) -> tuple[str, ...]:
+    shown = kind.columns + (kind.wide_columns if wide else ())
+    return tuple(dict.fromkeys(shown)) or ("name",)
+
+
+def title(column: str) -> str:
+    """`status.reason` is headed REASON, `memory_bytes` MEMORY, `created_at` AGE's relative: CREATED."""
+    last = column.rpartition(".")[2]
+    return last.removesuffix("_bytes").removesuffix("_at").replace("_", " ").upper()
+
+
+def value_at(resource: Mapping[str, Any], path: str) -> Any:
+    """A member by its dotted path; label keys may hold dots themselves. None where there is none."""
+    if path in resource:
+        return resource[path]
+    head, _, rest = path.partition(".")
+    inner = resource.get(head)
+    return value_at(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def cell(column: str, value: Any, now: datetime) -> str:
+    match value:
+        case None | "" | [] | {}:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int() | float() if column.endswith("_bytes"):
+            return size(value)
+        case str() if column.endswith("_at") or column.rpartition(".")[2] in ("last_seen", "first_seen", "since"):
+            return age(value, now)
+        case Mapping():
+            return _cut(",".join(f"{key}={inner}" for key, inner in value.items()))
+        case list() | tuple():
+            return _cut(",".join(str(inner) for inner in value))
+        case _:
+            return _cut(str(value))
+
+
+def _cut(text: str) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= WIDEST else one_line[: WIDEST - 1] + "…"
+
+
+def size(number: float) -> str:
+    """Bytes with a binary unit, three digits."""
+    unit = 0
+    while abs(number) >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.3g} {_UNITS[unit]}"
+
+
+def age(text: str, now: datetime) -> str:
+    """How long ago (or, with `in`, how far ahead) an RFC 3339 time is: one number and one unit."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    seconds = (now - at.astimezone(UTC)).total_seconds()
+    return f"in {_span(-seconds)}" if seconds < -1 else _span(max(seconds, 0.0))
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def rows(resources: Iterable[Resource], shown: Sequence[str], now: datetime) -> list[list[str]]:
+    return [[cell(column, value_at(resource, column), now) for column in shown] for resource in resources]
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]], widths: Sequence[int] = ()) -> list[str]:
+    """Aligned lines, two blanks between columns, the head first unless it is empty. `widths` are the least ones."""
+    lines = [*([head] if head else []), *body]
+    least = list(widths) or [0] * max((len(line) for line in lines), default=0)
+    full = [max(least[n], *(len(line[n]) for line in lines)) for n in range(len(least))] if lines else []
+    return ["  ".join(text.ljust(width) for text, width in zip(line, full, strict=True)).rstrip() for line in lines]
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def to_json_line(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def story(told: Mapping[str, Any], now: datetime) -> list[str]:
+    """What `explain` answers, as sentences: the summary, then each cause with its age and its next attempt."""
+    lines = [str(told.get("summary") or "")]
+    for cause in told.get("causes") or ():
+        since = f", for {age(cause['since'], now)}" if cause.get("since") else ""
+        again = f"; next attempt {age(cause['next_attempt_at'], now)}" if cause.get("next_attempt_at") else ""
+        lines.append(f"- {cause.get('reason')}{since}: {cause.get('message') or 'nothing more is known'}{again}")
+    return lines
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, so that a config's files can be read and edited."""
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _block)
+
+
+def to_yaml(value: Any) -> str:
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,96 @@
+"""What runs: `up` (all of it, here), and the roles on their own: broker, inventory, managers, web; and `migrate`.
+
+A role's command becomes the role's process; flags of the shell here end up in its environment, flags of its own are handed on.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from fleetward import settings
+from fleetward.cli.exits import CommandError, Exit
+from fleetward.layout import default_data_dir
+from fleetward.services import modules
+from fleetward.up import up as run_up
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="[default: /var/lib/fleetward for root, else ~/.local/share/fleetward]",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything but loopback turns HTTPS on.")
+@click.option("--http-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_HTTP_PORT, show_default=True)
+@click.option("--mqtt-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_MQTT_PORT, show_default=True)
+@click.option("--database", envvar="FLEETWARD_DATABASE", metavar="URL", help="A PostgreSQL that stands, instead of one of its own.")
+@click.option("--broker", envvar="FLEETWARD_BROKER", default="embedded", show_default=True, metavar="embedded|mosquitto|URL")
+@click.option("--advertise", multiple=True, metavar="NAME", help="A name or address devices reach this machine by; repeatable.")
+@click.option("--no-agent", is_flag=True, help="Leave this machine itself out of the fleet.")
+@click.option("--simulate", type=click.IntRange(min=0), default=0, metavar="N", help="Also run N simulated devices.")
+def up(
+    data_dir: Path | None,
+    host: str,
+    http_port: int,
+    mqtt_port: int,
+    database: str | None,
+    broker: str,
+    advertise: tuple[str, ...],
+    no_agent: bool,
+    simulate: int,
+) -> None:
+    """Run all of Fleetward on this machine, until Ctrl-C."""
+    if broker not in ("embedded", "mosquitto") and "://" not in broker:
+        raise CommandError(f"--broker {broker}: give embedded, mosquitto, or the URL of one that runs (mqtts://HOST:PORT)", Exit.USAGE)
+    asked = settings.Up(
+        data_dir=data_dir or default_data_dir(os.environ),
+        host=host,
+        http_port=http_port,
+        mqtt_port=mqtt_port,
+        database=database,
+        broker=broker,
+        advertise=advertise,
+        agent=not no_agent,
+        simulate=simulate,
+    )
+    click.get_current_context().exit(run_up(asked, os.environ))
+
+
+_HANDED_ON = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+
+
+def _role(name: str, doc: str, module: str, *fixed: str) -> click.Command:
+    """A command that becomes `python -m MODULE`. The three that services take are flags here, whatever else is given goes through."""
+
+    @click.command(name=name, help=doc, context_settings=_HANDED_ON)
+    @click.option("--database", envvar="FLEETWARD_DATABASE", metavar="URL", help="The PostgreSQL.")
+    @click.option("--broker", envvar="FLEETWARD_BROKER", metavar="URL", help="The MQTT broker.")
+    @click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", help="Certificates and keys.")
+    @click.argument("more", nargs=-1, type=click.UNPROCESSED)
+    def role(database: str | None, broker: str | None, secrets: str | None, more: tuple[str, ...]) -> None:
+        given = {"FLEETWARD_DATABASE": database, "FLEETWARD_BROKER": broker, "FLEETWARD_SECRETS": secrets}
+        _become((*modules(module), *fixed, *more), os.environ | {name: value for name, value in given.items() if value})
+
+    return role
+
+
+@click.command(context_settings=_HANDED_ON)
+@click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", required=True, help="Certificates and keys.")
+@click.option("--topic-root", envvar="FLEETWARD_TOPIC_ROOT", default="fleet", show_default=True)
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def broker(secrets: str, topic_root: str, more: tuple[str, ...]) -> None:
+    """Run the MQTT broker: --kind embedded|mosquitto, --host, --port, --data."""
+    _become((*modules("broker"), "--secrets", secrets, "--topic-root", topic_root, *more), dict(os.environ))
+
+
+def _become(command: tuple[str, ...], environment: dict[str, str]) -> None:
+    sys.stdout.flush()
+    os.execvpe(command[0], command, environment)
+
+
+inventory: click.Command = _role("inventory", "Run the Inventory service.", "inventory")
+managers: click.Command = _role("managers", "Run the Resource Managers.", "managers")
+web: click.Command = _role("web", "Run the API and the dashboard.", "web")
+migrate: click.Command = _role("migrate", "Bring the database to this release's schema.", "inventory", "migrate")

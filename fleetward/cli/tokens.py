@@ -1,0 +1,93 @@
+"""Ways in: `token create` for devices, `integration create` for other programs."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fleetward.cli.exits import CommandError, Exit
+from fleetward.cli.output import talk
+from fleetward.cli.resources import pair
+from fleetward.cli.session import Session, connected
+from fleetward.cli.wait import seconds
+from fleetward.client import Json
+
+
+@click.group()
+def token() -> None:
+    """Tokens with which devices enroll."""
+
+
+@token.command(name="create")
+@click.option("--uses", type=click.IntRange(min=1), default=1, show_default=True, help="How many devices may use it.")
+@click.option("--ttl", metavar="DURATION", help="How long it may be used, such as 15m (the default) or 24h.")
+@click.option("--site", metavar="SITE", help="The site its devices are put at.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label its devices get; repeatable.")
+@click.option("--approve", is_flag=True, help="Its devices are onboarded at once.")
+@connected
+def create_token(session: Session, uses: int, ttl: str | None, site: str | None, labels: tuple[str, ...], approve: bool) -> None:
+    """Make an enrollment token and print it, alone; it is shown this once."""
+    body: Json = {"uses": uses, "approve": approve}
+    if ttl is not None:
+        body["expires_at"] = (datetime.now(UTC) + timedelta(seconds=seconds(ttl))).isoformat(timespec="milliseconds")
+    if site is not None:
+        body["site"] = site
+    if labels:
+        body["given_labels"] = dict(pair(label, "--label") for label in labels)
+    made = session.client.create("enrollment-tokens", body)
+    click.echo(made["token"])
+    talk(f"{made['name']}: for {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}")
+
+
+@click.group()
+def integration() -> None:
+    """Other programs on the broker."""
+
+
+@integration.command(name="create")
+@click.argument("name")
+@click.option("--write", "signed", is_flag=True, help="It may publish intents, signed with its key.")
+@click.option("--write-unsigned", "unsigned", is_flag=True, help="It may publish intents unsigned: whoever runs the broker can forge them.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where client.crt, client.key and ca.crt go.")
+@connected
+def create_integration(session: Session, name: str, signed: bool, unsigned: bool, out: Path) -> None:
+    """Make a certificate for a program. Its key is made here and never leaves."""
+    if signed and unsigned:
+        raise CommandError("--write or --write-unsigned, not both", Exit.USAGE)
+    write = "signed" if signed else "unsigned" if unsigned else "none"
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = session.client.create("integrations", {"name": name, "write": write, "csr": request(name, key)})
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keep(out / "client.key", private_pem(key), 0o600)
+        keep(out / "client.crt", str(answer["certificate"]), 0o644)
+        keep(out / "ca.crt", str(answer["ca"]), 0o644)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}", Exit.USAGE) from None
+    click.echo(out)
+    broker = answer.get("broker") or {}
+    talk(f"{name} may connect to {broker.get('host')}:{broker.get('port')} with the files in {out}")
+
+
+def request(name: str, key: ec.EllipticCurvePrivateKey) -> str:
+    """A certificate signing request (RFC 2986), PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    raw = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return raw.decode()
+
+
+def keep(path: Path, text: str, mode: int) -> None:
+    """Never readable by others, not even for a moment."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)

@@ -1,0 +1,115 @@
+"""`fleetward wait`: until a resource is as wanted, gone, or has a field's value. Exit 5 when time is up."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from fleetward.cli import render
+from fleetward.cli.exits import CommandError, Exit
+from fleetward.cli.output import talk
+from fleetward.cli.resources import one_target
+from fleetward.cli.session import Session, connected
+from fleetward.client import Kind, NotFound, Resource, Unreachable
+
+_LOOK_SECONDS = 0.2
+_LONGEST_LOOK_SECONDS = 2.0
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+Met = Callable[[Resource | None], bool]
+"""Whether a resource is as waited for; None where there is none."""
+
+
+def seconds(text: str) -> float:
+    """`60s`, `1m30s`, `90`. Raises CommandError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        return float(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise CommandError(f"{text}: must be a duration, such as 90s, 15m or 1h30m", Exit.USAGE)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def condition(text: str) -> Met:
+    """What --for asks. Raises CommandError."""
+    match text.partition("="):
+        case ["current", "", ""]:
+            return is_current
+        case ["deleted", "", ""]:
+            return lambda resource: resource is None
+        case [field, "=", wanted] if field:
+            return lambda resource: resource is not None and same(render.value_at(resource, field), wanted)
+    raise CommandError(f"--for={text}: must be current, deleted or FIELD=VALUE", Exit.USAGE)
+
+
+def is_current(resource: Resource | None) -> bool:
+    """What is wanted is what is: states equal, the newest generation seen, the manager at rest."""
+    if resource is None:
+        return False
+    if resource.get("desired_state") != resource.get("current_state"):
+        return False
+    observed = resource.get("observed_generation")
+    if observed is not None and observed < resource["generation"]:
+        return False
+    return (resource.get("status") or {}).get("indicator") in (None, "idle")
+
+
+def same(value: Any, wanted: str) -> bool:
+    match value:
+        case None:
+            return wanted in ("null", "")
+        case bool():
+            return wanted == ("true" if value else "false")
+        case dict() | list():
+            return render.to_json_line(value) == wanted
+        case _:
+            return str(value) == wanted
+
+
+@click.command()
+@click.argument("resource", metavar="KIND/NAME")
+@click.argument("name", required=False, metavar="")
+@click.option("--for", "for_", required=True, metavar="current|deleted|FIELD=VALUE", help="What to wait for.")
+@click.option("--timeout", default="60s", show_default=True, help="Such as 90s or 5m.")
+@connected
+def wait(session: Session, resource: str, name: str | None, for_: str, timeout: str) -> None:
+    """Wait until KIND/NAME is as asked for. Exit 5 when time is up, 1 when it halted."""
+    met, limit = condition(for_), seconds(timeout)
+    kind, one = one_target(session, resource, name)
+    deadline = time.monotonic() + limit
+    pause = _LOOK_SECONDS
+    found = look(session, kind, one)
+    while not met(found):
+        if found is None and for_ != "deleted":
+            raise NotFound(404, "Not Found", f"there is no {kind.kind} {one}")
+        if for_ == "current" and halted(found):
+            raise CommandError(f"{kind.kind}/{one} halted: {said(found)}")
+        if time.monotonic() + pause > deadline:
+            raise CommandError(f"{kind.kind}/{one}: not {for_} after {timeout}: {said(found)}", Exit.TIMED_OUT)
+        time.sleep(pause)
+        pause = min(pause * 1.2, _LONGEST_LOOK_SECONDS)
+        found = look(session, kind, one, found)
+    talk(f"{kind.kind}/{one}: {for_}")
+
+
+def look(session: Session, kind: Kind, one: str, before: Resource | None = None) -> Resource | None:
+    """The resource now, or None. A server that is away for a moment is waited for, once it has answered."""
+    try:
+        return session.client.get(kind.collection, one)
+    except NotFound:
+        return None
+    except Unreachable:
+        if before is None:
+            raise
+        return before
+
+
+def halted(resource: Resource | None) -> bool:
+    return bool(resource and (resource.get("status") or {}).get("halted"))
+
+
+def said(resource: Resource | None) -> str:
+    status = (resource or {}).get("status") or {}
+    return ": ".join(str(part) for part in (status.get("reason"), status.get("message")) if part) or "it gives no reason"
