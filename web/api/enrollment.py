@@ -1,0 +1,30 @@
+"""`POST /api/v1/enroll`: a device hands in its token and gets its identity. No sign-in: the token is what it has.
+
+Source: contract.md section 2 (anything but loopback must come over HTTPS).
+"""
+
+from quart import Blueprint, Response, request
+
+from broker.topics import Topics
+from inventory import enrollment
+from inventory.errors import Forbidden, Unavailable
+from web import params
+from web.api.answers import answer
+from web.bodies import read_object
+from web.identity import is_local
+from web.services import services
+
+blueprint = Blueprint("enrollment", __name__, url_prefix="/api/v1")
+
+
+@blueprint.post("/enroll")
+async def enroll() -> Response:
+    params.parse(request.query_string, ())
+    here = services()
+    if request.scheme != "https" and not is_local():
+        raise Forbidden("a device that is not this machine enrolls over HTTPS: its token must not be overheard")
+    if here.authority is None:
+        raise Unavailable("this web process was given no secrets directory (FLEETWARD_SECRETS), so it can enroll nobody")
+    body = await read_object()
+    topics = Topics(here.settings.topic_root)
+    return answer(await enrollment.redeem(here.db, here.store, here.authority, body, broker=here.settings.mqtt, topics=topics))

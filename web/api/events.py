@@ -1,0 +1,101 @@
+"""The change log over HTTP: pages of it (`/events`) and, live, as server-sent events (`/events/stream`).
+
+An event's id is its position. A heartbeat carries the position too, so that a reader whose filter lets nothing through does not fall
+below the floor of the log. Positions ahead of the log are as unusable as ones below its floor: both are answered with Gone, and the reader
+lists again.
+
+Source: contract.md section 5; WHATWG HTML section 9.2 (server-sent events).
+"""
+
+from collections.abc import AsyncIterator
+
+from quart import Blueprint, Response, request
+
+from inventory import changes
+from inventory.changes import Slice
+from inventory.errors import BadRequest, Gone, Unavailable
+from web import params
+from web.api.answers import answer
+from web.api.parameters import EVENTS, STREAM
+from web.hub import PUBLISHED, Changes, Cut, Hub, Quiet, Wanted
+from web.identity import require
+from web.services import services
+
+blueprint = Blueprint("events", __name__, url_prefix="/api/v1/events")
+
+RECONNECT_MS = 2000
+"""How long a browser waits before it comes back after its stream has ended."""
+
+
+@blueprint.before_request
+async def _known_and_allowed() -> None:
+    await require()
+
+
+def _wanted(query: params.Values) -> Wanted:
+    kinds: list[str] = query["kind"]
+    for kind in kinds:
+        if kind not in PUBLISHED:
+            raise BadRequest(f"kind: there are no events of {kind[:64]!r}; there are of {', '.join(sorted(PUBLISHED))}", pointer="kind")
+    return Wanted(frozenset(kinds), frozenset(query["id"]))
+
+
+@blueprint.get("")
+async def list_events() -> Response:
+    query = params.parse(request.query_string, EVENTS)
+    wanted = _wanted(query)
+    if query["after"] is None:
+        found = await changes.newest(services().db, limit=query["limit"], kinds=wanted.kinds or PUBLISHED, ids=wanted.ids or None)
+    else:
+        await _check_position(query["after"])
+        found = await _read(wanted, query["after"], query["limit"])
+    return answer({"items": [change.body() for change in found.changes], "next": found.next})
+
+
+async def _read(wanted: Wanted, after: int, limit: int) -> Slice:
+    return await changes.read(services().db, after, limit=limit, kinds=wanted.kinds or PUBLISHED, ids=wanted.ids or None)
+
+
+async def _check_position(after: int) -> None:
+    """Raises Gone where nothing can be read from there on."""
+    now = await changes.position(services().db)
+    if after > now:
+        raise Gone(f"position {after} is ahead of {now}, where the change log ends: list again and watch from the list's position")
+    await changes.read(services().db, after, limit=1)
+
+
+@blueprint.get("/stream")
+async def stream_events() -> Response:
+    query = params.parse(request.query_string, STREAM)
+    wanted = _wanted(query)
+    last = params.event_id(request.headers.get("Last-Event-ID"))
+    # What a browser has seen since it connected counts more than the position in the page's URL.
+    after: int | None = query["after"] if last is None else last
+    if after is None:
+        after = await changes.position(services().db)
+    else:
+        await _check_position(after)
+    response = Response(frames(services().hub, after, wanted), content_type="text/event-stream; charset=utf-8")
+    response.headers["X-Accel-Buffering"] = "no"
+    response.timeout = None
+    return response
+
+
+async def frames(hub: Hub, after: int, wanted: Wanted) -> AsyncIterator[bytes]:
+    """The stream's bytes, until the reader goes, the process ends, or the reader has to begin anew."""
+    yield b": connected\nretry: %d\nid: %d\n\n" % (RECONNECT_MS, after)
+    try:
+        async for news in hub.follow(after=after, wanted=wanted):
+            match news:
+                case Changes(entries, _):
+                    if entries:
+                        yield b"".join(entry.frame for entry in entries)
+                case Quiet(position):
+                    yield b": heartbeat\nid: %d\n\n" % position
+                case Cut():
+                    yield b'event: cut\ndata: {"detail": "read too slowly; come back with the last id"}\n\n'
+    except Gone:
+        yield b'event: gone\ndata: {"detail": "the change log no longer reaches back that far; list again"}\n\n'
+    except Unavailable:
+        # The stream ends; the reader comes back by itself, with its last id.
+        return

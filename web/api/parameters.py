@@ -1,0 +1,42 @@
+"""The query parameters that the API's routes take, by route. The routes parse with them and the OpenAPI document is made from them."""
+
+from inventory.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from web.params import DRY_RUN, MAX_POSITION, POSITION_SCHEMA, Parameter, boolean, names, text, whole
+
+MAX_EVENTS = 1000
+
+_LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": 100}
+
+LIST = (
+    Parameter("filter", 'An AIP-160 filter, such as `presence = "online" AND labels.line = "4"`.', text, default=""),
+    Parameter("order_by", "Fields with commas between, each with `desc` behind it where wanted.", text, default=""),
+    Parameter(
+        "page_size",
+        "How many at most.",
+        whole(1, MAX_PAGE_SIZE),
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
+        default=DEFAULT_PAGE_SIZE,
+    ),
+    Parameter("page_token", "Where the page before ended, as it said.", text, default=""),
+    Parameter("fields", "The members to show, with commas between; all where absent.", names, default=()),
+    Parameter("count", "Also say how many there are in `total`.", boolean, {"type": "boolean"}, default=False),
+)
+WRITE = (DRY_RUN,)
+DELETE = (
+    DRY_RUN,
+    Parameter("force", "Do not wait for the device; the audit says what may remain there.", boolean, {"type": "boolean"}, default=False),
+)
+HISTORY = (
+    Parameter("before", "Only changes below this position.", whole(0, MAX_POSITION), POSITION_SCHEMA),
+    Parameter("limit", "How many at most.", whole(1, MAX_EVENTS), _LIMIT_SCHEMA, default=100),
+)
+STREAM = (
+    Parameter("after", "The position to go on from; absent: from now.", whole(0, MAX_POSITION), POSITION_SCHEMA),
+    Parameter("kind", "Only this kind; may be there several times.", text, repeatable=True),
+    Parameter("id", "Only the resource of this id; may be there several times.", text, repeatable=True),
+)
+EVENTS = (
+    Parameter("after", "Only changes after this position; absent: the newest ones.", whole(0, MAX_POSITION), POSITION_SCHEMA),
+    *STREAM[1:],
+    Parameter("limit", "How many at most.", whole(1, MAX_EVENTS), _LIMIT_SCHEMA, default=100),
+)

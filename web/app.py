@@ -1,0 +1,99 @@
+"""The Quart app: which blueprints there are, what every response carries, and what lives as long as the process.
+
+`create_app(settings)` gives an app that opens the database when it starts to serve and closes it when it ends. Pages are blueprints in
+`BLUEPRINTS` like any other; they reach everything by `web.services.services()`, ask `web.identity.require` or `identify` who is there, and
+put `csrf_token()` into their forms.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import StrictUndefined
+from quart import Blueprint, Quart
+
+from inventory import idempotency
+from inventory.authority import Authority
+from inventory.db import Database
+from inventory.errors import Unavailable
+from inventory.store import Store
+from web import headers, operations, problems, signin
+from web.api import enrollment, events, meta, resources
+from web.bodies import MAX_BODY
+from web.hub import Hub
+from web.identity import csrf_token
+from web.services import Services, install
+from web.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BLUEPRINTS: tuple[Blueprint, ...] = (
+    operations.blueprint,
+    signin.blueprint,
+    meta.blueprint,
+    enrollment.blueprint,
+    events.blueprint,
+    resources.blueprint,
+)
+
+TIDY_S: float = 3600.0
+"""How often what is no longer needed is deleted, in seconds."""
+
+
+def create_app(settings: Settings) -> Quart:
+    """The app, not yet connected to anything."""
+    app = Quart(__name__)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, BODY_TIMEOUT=30, RESPONSE_TIMEOUT=60, PROPAGATE_EXCEPTIONS=False)
+    # Whatever a template's name: text from a device never becomes markup. A name that is not there is a mistake, not an empty string.
+    app.jinja_options = {"autoescape": True, "undefined": StrictUndefined}
+    app.jinja_env.globals["csrf_token"] = csrf_token
+    app.url_map.merge_slashes = False
+    operations.count_requests(app)
+    headers.register(app)
+    problems.register(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+
+    @app.while_serving
+    async def live() -> AsyncGenerator[None, None]:
+        async with _living(settings) as services:
+            install(app, services)
+            yield
+
+    return app
+
+
+@asynccontextmanager
+async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
+    db = await Database.open(settings.database, application="fleetward-web", pool_size=settings.pool_size)
+    hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
+    authority = None if settings.secrets is None else Authority(settings.secrets)
+    services = Services(settings, db, Store(db), hub, authority, session_key(settings.secrets))
+    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(_tidy(services.store), name="tidy")]
+    try:
+        yield services
+    finally:
+        hub.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await db.close()
+
+
+async def _tidy(store: Store) -> None:
+    while True:
+        try:
+            await idempotency.forget(store, datetime.now(UTC))
+        except Unavailable as error:
+            log.warning("old idempotency keys stay for now", extra={"reason": error.detail})
+        await asyncio.sleep(TIDY_S)
+
+
+def session_key(directory: Path | None) -> bytes:
+    """The installation's; without one, a key that lasts as long as the process."""
+    file = None if directory is None else directory / "session.key"
+    return file.read_bytes() if file is not None and file.exists() else secrets.token_bytes(32)

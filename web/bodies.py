@@ -1,0 +1,43 @@
+"""Request bodies read exactly: right type, right size, one JSON object. Called by every route that takes a body.
+
+Quart enforces the size (`MAX_CONTENT_LENGTH`, answered 413); what the object may hold is `web.json`'s and the inventory's business.
+"""
+
+from typing import Any
+
+from quart import request
+
+from web import json
+from web.problems import TooLarge, UnsupportedMediaType
+
+MAX_BODY: int = 1024 * 1024
+"""Bytes. A config holds at most 128 KiB of contents; JSON's escapes can make six of one."""
+
+JSON_TYPES = ("application/json",)
+PATCH_TYPES = ("application/merge-patch+json", "application/json")
+
+
+async def read_object(types: tuple[str, ...] = JSON_TYPES, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The body's JSON object. may_be_empty: no body at all means an empty object.
+
+    Raises UnsupportedMediaType (415), TooLarge (413), BadRequest (400) or Invalid (422)."""
+    if (request.content_length or 0) > MAX_BODY:
+        raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
+    raw = await request.get_data(cache=False)
+    if not isinstance(raw, bytes):
+        raise TypeError("Quart gives bytes unless asked for text")
+    if may_be_empty and not raw:
+        return {}
+    _check_type(types)
+    return json.decode_object(raw)
+
+
+def _check_type(types: tuple[str, ...]) -> None:
+    if request.mimetype not in types:
+        raise UnsupportedMediaType(f"Content-Type: must be {' or '.join(types)}, not {request.mimetype or 'absent'}")
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType(f"Content-Type: the charset must be utf-8, not {charset}")
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding: {encoding} is not understood here; send it plain")

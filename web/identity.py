@@ -1,0 +1,129 @@
+"""Who is asking: a bearer token, or a browser's session; and whether they may.
+
+Routes and pages call `require` (raises 401 or 403) or `identify` (None for a stranger, so that a page can send them to sign in); after
+either, `current_actor` is the one to hand to the store. A request that changes something and was recognised by its cookie must bring
+the session's CSRF token, in the header `X-CSRF-Token` or the form field `csrf_token`; a browser sends cookies for other sites' pages
+too, headers it does not. Tokens are looked up at each request, so that revoking one works at once.
+
+Source: contract.md section 5; OWASP CSRF Prevention Cheat Sheet (synchronizer token).
+"""
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+from quart import g, request
+
+from inventory import access, accounts
+from inventory.access import Action
+from inventory.actor import Actor
+from inventory.errors import Forbidden
+from web.problems import Unauthenticated
+from web.services import services
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_HEADER = "X-CSRF-Token"
+CSRF_FIELD = "csrf_token"
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who was recognised. `csrf`: the token of their session; None for a bearer token, which no browser sends by itself."""
+
+    name: str
+    role: str
+    csrf: str | None
+
+
+def cookie_name() -> str:
+    """The prefix makes browsers insist on Secure, and on no other host having set it; they refuse it over plain HTTP."""
+    return "__Host-fleetward-session" if services().settings.tls else "fleetward-session"
+
+
+def remote_address() -> str:
+    """Where the request came from, as an IP address; empty where the server can't say."""
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def is_local() -> bool:
+    """Whether it came from this machine itself."""
+    try:
+        return ipaddress.ip_address(remote_address()).is_loopback
+    except ValueError:
+        return False
+
+
+def bearer() -> str | None:
+    """The token in the Authorization header. Raises Unauthenticated for a header of another kind."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.strip().partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("Authorization: must be `Bearer TOKEN`")
+    return token.strip()
+
+
+async def identify() -> Identity | None:
+    """Who is asking, looked up once a request. Raises Unauthenticated for a token that is not known: it is not to pass for a session."""
+    if "identity" not in g:
+        g.identity = await _look_up()
+    return cast(Identity | None, g.identity)
+
+
+async def _look_up() -> Identity | None:
+    here, now = services(), datetime.now(UTC)
+    token = bearer()
+    if token is not None:
+        account = await accounts.find_token(here.db, token, now)
+        if account is None:
+            raise Unauthenticated("the token is not known, or has expired")
+        return Identity(account.name, account.role, None)
+    cookie = request.cookies.get(cookie_name())
+    session = await accounts.find_session(here.db, cookie, now, here.settings.session_idle) if cookie else None
+    return None if session is None else Identity(session.account.name, session.account.role, session.csrf)
+
+
+async def require(action: Action | None = None) -> Identity:
+    """Somebody known, who may do `action` (by default, what the method means), and whose browser meant it.
+
+    Raises Unauthenticated (401) or Forbidden (403)."""
+    identity = await identify()
+    if identity is None:
+        raise Unauthenticated("sign in first: POST /login, or send Authorization: Bearer TOKEN")
+    safe = request.method in SAFE_METHODS
+    if not safe and identity.csrf is not None:
+        await _check_csrf(identity.csrf)
+    wanted = action if action is not None else (Action.READ if safe else Action.WRITE)
+    access.check(_actor(identity), wanted, f"{request.method} {request.path}")
+    return identity
+
+
+async def _check_csrf(expected: str) -> None:
+    given = request.headers.get(CSRF_HEADER)
+    if given is None and request.mimetype in _FORM_TYPES:
+        given = (await request.form).get(CSRF_FIELD)
+    if given is None or not hmac.compare_digest(given.encode(), expected.encode()):
+        raise Forbidden(f"the CSRF token is missing or wrong: send the session's in {CSRF_HEADER}; /api/v1/whoami tells it")
+
+
+def current_actor() -> Actor:
+    """The actor of this request, for the store. Only after `require` or `identify` has recognised somebody."""
+    identity = cast(Identity | None, g.get("identity"))
+    if identity is None:
+        raise Unauthenticated("sign in first")
+    return _actor(identity)
+
+
+def _actor(identity: Identity) -> Actor:
+    return Actor.user(identity.name, identity.role, remote_address())
+
+
+def csrf_token() -> str:
+    """For forms and for `<meta name="csrf-token">`; a global of the templates. Empty where nobody has signed in."""
+    identity = cast(Identity | None, g.get("identity"))
+    return (identity.csrf if identity is not None else None) or ""

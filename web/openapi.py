@@ -1,0 +1,247 @@
+"""The OpenAPI 3.1 document, made from the registry of kinds and the routes' own parameter lists. Pure.
+
+Made here rather than by decorators on routes: the routes of resources are one set for all kinds, and their schemas are data, not classes
+(docs/adr has the decision). A test holds it against the routes that there are, both ways. Source: OpenAPI Specification 3.1.0.
+"""
+
+from typing import Any
+
+from inventory.kind import USER, Kind
+from inventory.kinds import KINDS
+from web.api.issued import ISSUED
+from web.api.parameters import DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
+from web.params import Parameter
+from web.schemas import GENERAL, Schema, kind_schemas, reference, type_name
+
+Operation = dict[str, Any]
+
+VERSION = "1.0.0"
+JSON = "application/json"
+
+_PROBLEMS = {
+    400: "The request can't be understood.",
+    401: "Nobody has signed in.",
+    403: "The role does not suffice, or the field belongs to somebody else.",
+    404: "There is no such resource.",
+    409: "The resource's state, or what refers to it, does not allow this.",
+    410: "The position is below the floor of the change log, or ahead of it.",
+    412: "Somebody else wrote in between.",
+    413: "The body is longer than 1 MiB.",
+    415: "The body is of another type.",
+    422: "A field is unknown, ill-typed or not allowed; or the idempotency key was used for something else.",
+    429: "Too many failed sign-ins.",
+    503: "The database can't be reached just now; nothing was written.",
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Operation]] = {}
+    schemas = dict(GENERAL)
+    for kind in KINDS:
+        schemas |= kind_schemas(kind)
+        paths |= _kind_paths(kind)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Fleetward",
+            "version": VERSION,
+            "summary": "A fleet of edge machines, kept in the state that was asked for.",
+            "description": "Within v1 things are only added.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}, {"session": []}],
+        "tags": [
+            *({"name": kind.collection, "description": kind.doc} for kind in KINDS),
+            *({"name": name} for name in ("events", "meta", "access", "operations")),
+        ],
+        "paths": paths | _event_paths() | _meta_paths() | _access_paths() | _operations_paths(),
+        "components": {
+            "schemas": schemas,
+            "responses": {str(status): _problem(words) for status, words in _PROBLEMS.items()},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "fleetward-session",
+                    "description": "From POST /login; `__Host-fleetward-session` over HTTPS. Unsafe methods also need X-CSRF-Token.",
+                },
+            },
+        },
+    }
+
+
+def _problem(words: str) -> dict[str, Any]:
+    return {"description": words, "content": {"application/problem+json": {"schema": reference("Problem")}}}
+
+
+def _operation(id: str, tag: str, summary: str, answers: dict[str, Any], *problems: int, **more: Any) -> Operation:
+    responses = answers | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted({400, 401, 403, 503, *problems})}
+    return {"operationId": id, "tags": [tag], "summary": summary, "responses": responses, **more}
+
+
+def _open(operation: Operation) -> Operation:
+    """Without signing in."""
+    for status in ("401", "403"):
+        operation["responses"].pop(status, None)
+    return {**operation, "security": []}
+
+
+def _content(schema: Schema, type: str = JSON) -> dict[str, Any]:
+    return {"content": {type: {"schema": schema}}}
+
+
+def _given(words: str, schema: Schema, type: str = JSON, *, etag: bool = False) -> dict[str, Any]:
+    headers = {"ETag": {"description": "The version.", "schema": {"type": "string"}}} if etag else {}
+    return {"description": words, **_content(schema, type), **({"headers": headers} if headers else {})}
+
+
+def _query(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:
+    return [_parameter(parameter) for parameter in parameters]
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema: Schema = {"type": "array", "items": parameter.schema} if parameter.repeatable else parameter.schema
+    return {"name": parameter.name, "in": "query", "description": parameter.doc, "schema": schema}
+
+
+def _header(name: str, words: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
+
+
+_REF = {"name": "ref", "in": "path", "required": True, "description": "Id or name.", "schema": {"type": "string"}}
+_IF_MATCH = _header("If-Match", 'The version that it must still have, such as `"4711"`, or `*`.')
+_KEY = _header("Idempotency-Key", "Sent again within 24 h, the same request gets the same answer and is done once.")
+
+
+def _kind_paths(kind: Kind) -> dict[str, dict[str, Operation]]:
+    name, tag, at = type_name(kind), kind.collection, f"/api/v1/{kind.collection}"
+    many = "".join(part.capitalize() for part in kind.collection.split("-"))
+    history = _operation(
+        f"list{name}Changes",
+        tag,
+        f"The history of a {kind.name}, newest first.",
+        {"200": _given("Changes.", reference("ChangePage"))},
+        404,
+        parameters=_query(HISTORY),
+    )
+    why = _operation(f"explain{name}", tag, f"Why a {kind.name} is not as asked.", {"200": _given("Why.", reference("Explanation"))}, 404)
+    paths: dict[str, dict[str, Any]] = {
+        at: {"get": _list(kind, f"list{many}"), "post": _create(kind, f"create{name}")},
+        f"{at}/{{ref}}": {
+            "parameters": [_REF],
+            "get": _operation(f"get{name}", tag, f"One {kind.name}.", {"200": _given("It.", reference(name), etag=True)}, 404),
+            "patch": _patch(kind, f"patch{name}"),
+            "delete": _delete(kind, f"delete{name}"),
+        },
+        f"{at}/{{ref}}/explain": {"parameters": [_REF], "get": why},
+        f"{at}/{{ref}}/changes": {"parameters": [_REF], "get": history},
+    }
+    for verb in kind.verbs:
+        paths[f"{at}/{{ref}}:{verb}"] = {"parameters": [_REF], "post": _verb(kind, verb)}
+    return paths
+
+
+def _list(kind: Kind, id: str) -> Operation:
+    page = {"200": _given("A page, and the position of its snapshot.", reference(f"{type_name(kind)}Page"))}
+    return _operation(id, kind.collection, f"List {kind.collection}.", page, parameters=_query(LIST))
+
+
+def _create(kind: Kind, id: str) -> Operation:
+    name = type_name(kind)
+    made = reference(f"{name}Issued" if kind.name in ISSUED else name)
+    answers = {"201": _given("Made.", made, etag=True), "200": _given("With dry_run: what it would be.", reference(name))}
+    by = "" if USER in kind.creators else f" It is made by {' or '.join(sorted(kind.creators))}; a user is refused (403)."
+    return _operation(
+        id, kind.collection, f"Make a {kind.name}.", answers, 409, 413, 415, 422,
+        description=kind.doc + by,
+        parameters=[*_query(WRITE), _KEY],
+        requestBody={"required": True, **_content(reference(f"{name}Create"))},
+    )  # fmt: skip
+
+
+def _patch(kind: Kind, id: str) -> Operation:
+    body = reference(f"{type_name(kind)}Patch")
+    return _operation(
+        id, kind.collection, f"Change a {kind.name} (RFC 7396).", {"200": _given("As it is then.", reference(type_name(kind)), etag=True)},
+        404, 409, 412, 413, 415, 422,
+        parameters=[*_query(WRITE), _IF_MATCH],
+        requestBody={"required": True, "content": {type: {"schema": body} for type in ("application/merge-patch+json", JSON)}},
+    )  # fmt: skip
+
+
+def _delete(kind: Kind, id: str) -> Operation:
+    answers = {
+        "204": {"description": "It is gone."},
+        "202": _given("It goes when its manager has confirmed; `deleted_at` is set.", reference(type_name(kind)), etag=True),
+    }
+    return _operation(id, kind.collection, f"Delete a {kind.name}.", answers, 404, 409, 412, parameters=[*_query(DELETE), _IF_MATCH])
+
+
+def _verb(kind: Kind, verb: str) -> Operation:
+    done = {"200": _given("As it is then.", reference(type_name(kind)), etag=True)}
+    return _operation(
+        f"{verb}{type_name(kind)}", kind.collection, f"{verb.capitalize()} what has halted.", done, 404, 409, 415, 422,
+        parameters=[*_query(WRITE), _KEY],
+    )  # fmt: skip
+
+
+def _event_paths() -> dict[str, dict[str, Operation]]:
+    listed = {"200": _given("Changes, oldest first.", reference("ChangePage"))}
+    streamed = {"200": _given("Server-sent events: `change`, `cut`, `gone`.", {"type": "string"}, "text/event-stream")}
+    last = _header("Last-Event-ID", "The position of the last event seen; wins over `after`.")
+    return {
+        "/api/v1/events": {"get": _operation("listEvents", "events", "What changed.", listed, 410, parameters=_query(EVENTS))},
+        "/api/v1/events/stream": {
+            "get": _operation("streamEvents", "events", "What changes, live.", streamed, 410, parameters=[*_query(STREAM), last])
+        },
+    }
+
+
+def _meta_paths() -> dict[str, dict[str, Operation]]:
+    kinds = {"200": _given("The kinds.", reference("KindPage"))}
+    who = {"200": _given("The one whose token or session it is.", reference("Identity"))}
+    this = {"200": _given("This document.", {"type": "object"})}
+    return {
+        "/api/v1/kinds": {"get": _operation("listKinds", "meta", "The kinds, their fields and how they are shown.", kinds)},
+        "/api/v1/whoami": {"get": _operation("whoami", "meta", "Who is asking.", who)},
+        "/api/v1/openapi.json": {"get": _open(_operation("getOpenApi", "meta", "The API itself.", this))},
+    }
+
+
+def _access_paths() -> dict[str, dict[str, Operation]]:
+    credentials = {type: {"schema": reference("Credentials")} for type in (JSON, "application/x-www-form-urlencoded")}
+    signed_in = {
+        "200": _given("Signed in; sets the session cookie.", reference("Identity")),
+        "303": {"description": "A browser is sent on."},
+    }
+    login = _operation(
+        "signIn", "access", "Sign in.", signed_in, 413, 415, 422, 429, requestBody={"required": True, "content": credentials}
+    )
+    enrolled = {"200": _given("The identity.", reference("EnrollAnswer"))}
+    enroll = _operation(
+        "enroll", "access", "A device gets its identity.", enrolled, 413, 415, 422,
+        requestBody={"required": True, **_content(reference("EnrollRequest"))},
+    )  # fmt: skip
+    login["security"], enroll["security"] = [], []
+    signed_out = {"204": {"description": "Signed out."}, "303": {"description": "A browser is sent to sign in."}}
+    return {
+        "/login": {"post": login},
+        "/logout": {"post": _operation("signOut", "access", "End the session.", signed_out)},
+        "/api/v1/enroll": {"post": enroll},
+    }
+
+
+def _operations_paths() -> dict[str, dict[str, Operation]]:
+    def told(id: str, summary: str, type: str = "text/plain") -> dict[str, Operation]:
+        return {"get": _open(_operation(id, "operations", summary, {"200": _given("So it is.", {"type": "string"}, type)}))}
+
+    ready = _open(_operation("ready", "operations", "Whether it can serve.", {"200": _given("It can.", {"type": "object"})}))
+    ready["responses"]["503"] = _given("It can't; each check says why.", {"type": "object"})
+    return {
+        "/livez": told("live", "Whether the process answers."),
+        "/readyz": {"get": ready},
+        "/metrics": told("metrics", "Prometheus metrics; from elsewhere than this machine, with a token."),
+    }

@@ -1,0 +1,46 @@
+"""What a web process works with, made once at its start and reached from every route by `services()`."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from quart import Quart, current_app
+
+from inventory.authority import Authority
+from inventory.db import Database
+from inventory.store import Store
+from web.hub import Hub
+from web.metrics import Metrics
+from web.settings import Settings
+from web.throttle import Throttle
+
+_KEY = "fleetward"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`db` for inventory's own functions, `store` for resources, `hub` for what changes. No SQL is written in `web`."""
+
+    settings: Settings
+    db: Database
+    store: Store
+    hub: Hub
+    authority: Authority | None
+    """For enrollment; None where the process has no secrets directory."""
+    key: bytes
+    """The installation's session key, from which secrets that must be the same again are derived."""
+    metrics: Metrics = field(default_factory=Metrics)
+    throttle: Throttle = field(default_factory=Throttle)
+
+
+def install(app: Quart, services: Services) -> None:
+    app.extensions[_KEY] = services
+
+
+def of(app: Quart) -> Services:
+    """Those of an app that is being served."""
+    return cast(Services, app.extensions[_KEY])
+
+
+def services() -> Services:
+    """Those of the app that serves the current request."""
+    return cast(Services, current_app.extensions[_KEY])

@@ -1,0 +1,117 @@
+"""Hypercorn, run in this process: a listening socket of our own, a line when it accepts, and an end that nobody can hold up.
+
+The socket is made here, so that port 0 tells its number and a reader that has stopped reading is dropped by the kernel
+(`TCP_USER_TIMEOUT`); no timer of ours can do that while a write waits. At the end open streams are closed first, because Hypercorn
+waits for requests to finish.
+
+Called by `web/__main__.py` and by tests. Source: tcp(7), Hypercorn's documentation ("API usage").
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Config, Sockets
+from hypercorn.utils import wrap_app
+from quart import Quart
+
+from web.services import of
+
+log = logging.getLogger(__name__)
+
+GRACE_S: float = 2.0
+"""Requests under way have so long to finish, in seconds, once the end is asked for."""
+LONGEST_END_S: float = 4.0
+"""After so long, in seconds, the process ends whatever still holds on (the supervisor kills at 5)."""
+BACKLOG: int = 1024
+"""Connections that wait to be accepted: a thousand browsers come back at once after a restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. port 0: one that is free. tls: certificate and key; None for plain HTTP.
+
+    stall_s: a peer that takes nothing for so long, in seconds, is dropped.
+    """
+
+    host: str
+    port: int
+    tls: tuple[Path, Path] | None = None
+    stall_s: float = 60.0
+
+
+def listen(address: Address) -> socket.socket:
+    """The listening socket. Raises OSError where the address is in use, or none of this machine's."""
+    family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(address.stall_s * 1000))
+        bound.setblocking(False)
+        bound.bind(where)
+        bound.listen(BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def url_of(address: Address, bound: socket.socket) -> str:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{'https' if address.tls else 'http'}://{host}:{bound.getsockname()[1]}"
+
+
+def _config(address: Address) -> Config:
+    config = Config()
+    config.graceful_timeout = GRACE_S
+    config.shutdown_timeout = GRACE_S
+    config.keep_alive_timeout = 75
+    config.backlog = BACKLOG
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = None
+    config.h11_max_incomplete_size = 64 * 1024
+    if address.tls is not None:
+        config.certfile, config.keyfile = map(str, address.tls)
+        config.ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20"
+        config.alpn_protocols = ["h2", "http/1.1"]
+    return config
+
+
+async def serve(app: Quart, address: Address, bound: socket.socket, stop: asyncio.Event, said: Callable[[str], None]) -> None:
+    """Serve until `stop` is set. `said` gets the URL when requests are accepted."""
+    config = _config(address)
+    sockets = Sockets([bound], [], []) if address.tls else Sockets([], [bound], [])
+
+    async def ready() -> None:
+        said(url_of(address, bound))
+
+    async def trigger() -> None:
+        await ready()
+        await stop.wait()
+        of(app).hub.close()
+
+    serving = asyncio.create_task(
+        worker_serve(wrap_app(app, config.wsgi_max_body_size, "asgi"), config, sockets=sockets, shutdown_trigger=trigger)
+    )
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    _, late = await asyncio.wait({serving}, timeout=LONGEST_END_S)
+    for task in late:
+        log.warning("requests were still under way at the end")
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+def check_tls(certificate: Path, key: Path) -> None:
+    """Raises OSError (ssl.SSLError is one) where the files are absent or do not belong together."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
