@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inventory.errors import BadRequest
@@ -149,12 +149,14 @@ WORDS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=25), st.sampled_from(["", " "]), st.booleans())
 def test_word_salad_raises_only_filter_errors(words: list[str], glue: str, selector: bool) -> None:
     """Any mix of the language's pieces compiles or is a FilterError with a column inside the text."""
     _compiles_or_complains(glue.join(words), selector)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=60), st.booleans())
 def test_any_text_raises_only_filter_errors(text: str, selector: bool) -> None:
     """Any text at all compiles or is a FilterError with a column inside the text."""
