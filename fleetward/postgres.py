@@ -83,7 +83,7 @@ class Cluster:
 
     def ready(self) -> bool:
         """Whether it takes connections."""
-        asked = subprocess.run([self.programs.path("pg_isready"), "-q", "-h", str(self.sockets), "-d", SUPERUSER], check=False)
+        asked = subprocess.run([self.programs.path("pg_isready"), "-q", "-h", str(self.sockets), "-U", SUPERUSER], check=False)
         return asked.returncode == 0
 
     def sql(self, statement: str, database: str = SUPERUSER) -> str:

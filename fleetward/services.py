@@ -65,14 +65,14 @@ class Table:
         )
 
     def agent(self) -> Service:
-        """This machine's own agent: it gets nothing of the server's environment."""
+        """This machine's own agent: it gets nothing of the server's environment, and is ready by running, connected or not."""
         command = (*self.programs("edge_agent"), "run", "--state-dir", str(self.data.agent))
-        return Service("agent", command, self.base_environment())
+        return Service("agent", command, self.base_environment(), ready=lambda _: True)
 
     def simulator(self, token: str) -> Service:
         where = ("--server", self.settings.url, "--token", token, "--state-dir", str(self.data.simulator))
         command = (*self.programs("edge_agent.simulator"), "--count", str(self.settings.simulate), *where)
-        return Service("simulator", command, self.base_environment())
+        return Service("simulator", command, self.base_environment(), ready=lambda _: True)
 
     def _command(self, name: str) -> tuple[str, ...]:
         match name:

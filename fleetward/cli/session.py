@@ -36,6 +36,7 @@ class Session:
     """One connection to one server, for one command."""
 
     client: Client
+    ca: Path | None = None
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -106,6 +107,6 @@ def connected(command: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
         except OSError as error:
             raise CommandError(f"{found.ca}: {error.strerror or error}", Exit.USAGE) from None
         with client:
-            return command(Session(client), *args, **kwargs)
+            return command(Session(client, found.ca), *args, **kwargs)
 
     return cast(Callable[P, R], wrapped)

@@ -16,6 +16,7 @@ from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
 from fleetward.cli.wait import seconds
 from fleetward.client import Json
+from fleetward.local_agent import fingerprint
 
 
 @click.group()
@@ -41,7 +42,9 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
         body["given_labels"] = dict(pair(label, "--label") for label in labels)
     made = session.client.create("enrollment-tokens", body)
     click.echo(made["token"])
-    talk(f"{made['name']}: for {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}")
+    trust = f" --ca-fingerprint {fingerprint(session.ca)}" if session.ca else ""
+    talk(f"For {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}. On the device, as root:")
+    talk(f"  fleetward-agent enroll --server {session.client.server} --token TOKEN{trust} && fleetward-agent run")
 
 
 @click.group()
