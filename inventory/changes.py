@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from inventory.actor import Actor
-from inventory.db import SQL, Connection, Database, Row, Tx, dumps, loads
+from inventory.db import SQL, Connection, Database, Tx, dumps, loads
 from inventory.errors import Gone, Unavailable
-from inventory.resource import Resource, time_text
+from inventory.resource import ReadRow, Resource, time_text
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ async def append(tx: Tx, drafts: Sequence[Draft], at: datetime) -> None:
     )
 
 
-def chain(previous: bytes, position: int, row: Row) -> bytes:
+def chain(previous: bytes, position: int, row: ReadRow) -> bytes:
     """The hash of a row: SHA-256 over the hash before it and everything that the row says. JSON as Postgres writes it."""
     said = (
         position,

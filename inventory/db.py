@@ -4,6 +4,7 @@ The only module that knows how Tortoise and asyncpg are connected. Connection fa
 the caller's to handle. Who calls it: the rest of `inventory`, and the entry points that open a `Database`.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 import msgspec
+from tortoise.backends.asyncpg.client import AsyncpgDBClient, TransactionWrapper
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext, _current_context
 from tortoise.migrations.executor import MigrationExecutor
@@ -35,6 +37,7 @@ GONE = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a rollback on a connection that has just been cut ends in
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -114,6 +117,8 @@ class Database:
 
     def __init__(self, context: TortoiseContext, url: str) -> None:
         self._context = context
+        self._client = cast(AsyncpgDBClient, context.connections.get("default"))
+        self._opening = asyncio.Lock()
         self.url = url
 
     @classmethod
@@ -131,26 +136,30 @@ class Database:
     async def transaction(self) -> AsyncIterator[Tx]:
         """Commits at the end, rolls back on any exception. Raises Unavailable when the database can't be reached, or is lost on the way:
         then whether a commit took place is unknown to the caller."""
-        try:
-            # Tortoise looks its connections up in the current context; several databases may be open in one process.
+        async with self.acquire() as raw, raw.transaction():
+            # Tortoise's own context manager leaks its connection when BEGIN fails, as it does after a restart of the database.
+            client = TransactionWrapper(self._client)
+            client._connection = raw
             token = _current_context.set(self._context)
             try:
-                async with self._context.db()._in_transaction() as client:
-                    raw = cast(Connection, getattr(client, "_connection"))  # noqa: B009 -- the seam between Tortoise and asyncpg
-                    yield Tx(raw, cast(BaseDBAsyncClient, client))
+                yield Tx(raw, client)
             finally:
                 _current_context.reset(token)
-        except GONE as error:
-            raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection without a transaction, for reads. Raises Unavailable as `transaction` does."""
         try:
-            async with self._context.db().acquire_connection() as connection:
+            async with (await self._pool()).acquire() as connection:
                 yield cast(Connection, connection)
         except GONE as error:
             raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+
+    async def _pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        async with self._opening:
+            if self._client._pool is None:
+                await self._client.create_connection(with_db=True)
+        return cast("asyncpg.Pool[asyncpg.Record]", self._client._pool)
 
     async def connect(self) -> Connection:
         """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it."""

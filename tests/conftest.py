@@ -4,6 +4,7 @@ The server is the one that `fleetward up` runs (`fleetward.postgres`), with fsyn
 through `fleetward/launch.py`, so that the kernel ends it even when the test run is killed.
 """
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from fleetward import launch, postgres
+from inventory.db import migrate
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -85,6 +87,22 @@ def databases() -> Iterator[Databases]:
 def postgres_url(databases: Databases) -> Iterator[str]:
     """The URL of an empty database, for this test alone; dropped afterwards."""
     name = databases.create()
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def migrated(databases: Databases) -> str:
+    """A database with the product's schema, to copy from: a copy takes a twentieth of the time that migrating does."""
+    name = databases.create()
+    asyncio.run(migrate(databases.url(name)))
+    return name
+
+
+@pytest.fixture
+def inventory_url(databases: Databases, migrated: str) -> Iterator[str]:
+    """The URL of a database with the product's schema and nothing in it, for this test alone; dropped afterwards."""
+    name = databases.create(migrated)
     yield databases.url(name)
     databases.drop(name)
 

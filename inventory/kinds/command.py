@@ -51,7 +51,7 @@ COMMAND = Kind(
     own_fields=(
         _field("host", str, Scalar.TEXT, "Which device.", reference=Reference("host", Uses.OWNS), immutable=True),
         _field("verb", str, Scalar.TEXT, "What it is to do.", immutable=True),
-        _field("args", dict[str, Any], Scalar.JSON, "With what. File contents are left out of events.", immutable=True),
+        _field("args", dict[str, Any], Scalar.JSON, "With what. File contents are left out of events.", immutable=True, restless=True),
         _field(
             "resource",
             dict[str, Any],
