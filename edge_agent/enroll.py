@@ -1,0 +1,265 @@
+"""Enrollment: a key that never leaves the device, a certificate for it, and who to trust from then on.
+
+The only module that loads X.509 code, and so only ever imported by the short-lived `enroll` command (and the simulator), never by the
+agent that stays. The key is on disk before the first request and used again by the next attempt: whatever answer gets lost, the token is
+not burnt, because the server repeats its answer to the same key.
+
+Source: contract.md section 2; RFC 2986 (certification requests).
+"""
+
+import hashlib
+import http.client
+import ipaddress
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edge_agent import VERSION, atomic
+from edge_agent import identity as identities
+from edge_agent import settings as settings_file
+from edge_agent.settings import Settings
+
+REQUEST_TIMEOUT_S = 30.0
+MAX_ANSWER = 256 * 1024
+RETRY_S = (1.0, 60.0)
+"""Bounds for how long we wait when the server says to ask again."""
+
+
+class EnrollFailed(Exception):
+    """Enrollment did not work; the text is one line that says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the server may recognise a machine by."""
+
+    serial: str
+    uuid: str
+    macs: tuple[str, ...]
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The server's answer: `status` is HTTP's."""
+
+    status: int
+    body: dict[str, Any]
+
+
+_HEADERS = {"Content-Type": "application/json", "User-Agent": f"fleetward-agent/{VERSION}"}
+
+Ask = Callable[[dict[str, Any]], Answered]
+"""Sends one request for enrollment. Raises EnrollFailed when no answer came."""
+
+
+def enroll(state_dir: Path, ask: Ask, token: str, evidence: Evidence, server: str, *, wait: Callable[[float], None] = time.sleep) -> str:
+    """Enroll this device and store its identity. The device's id. Raises EnrollFailed."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = load_or_make_key(state_dir / identities.KEY_FILE)
+        answer = _until_answered(ask, _request(key, token, evidence), wait)
+        _check(answer, key)
+        _store(state_dir, answer, server)
+    except OSError as error:
+        raise EnrollFailed(f"{error.filename or state_dir}: {error.strerror or error}") from error
+    return str(answer["device"])
+
+
+def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The device's key, made and stored when there is none. Raises OSError, EnrollFailed."""
+    if path.exists():
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError) as error:
+            raise EnrollFailed(f"{path} is no usable key ({error}): remove it and enroll again") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise EnrollFailed(f"{path} is no EC key: remove it and enroll again")
+        return key
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    atomic.write(path, pem, 0o600)
+    return key
+
+
+def asker(server: str, fingerprint: str | None, timeout_s: float = REQUEST_TIMEOUT_S) -> Ask:
+    """How to ask `server`: plain HTTP on loopback only, else HTTPS, against the pinned CA where one is given. Raises EnrollFailed."""
+    address = urlsplit(server)
+    host = address.hostname or ""
+    if address.scheme not in ("http", "https") or not host or address.query or address.fragment:
+        raise EnrollFailed(f"{server!r} is no server: it must be such as https://fleet.example:8443")
+    if address.scheme == "http" and not _loopback(host):
+        raise EnrollFailed(f"{server}: plain HTTP is for loopback only: use https://")
+    path = address.path.rstrip("/") + "/api/v1/enroll"
+    port = address.port or (443 if address.scheme == "https" else 80)
+
+    def ask(body: dict[str, Any]) -> Answered:
+        try:
+            connection = _connection(address.scheme, host, port, fingerprint, timeout_s)
+            try:
+                connection.request(
+                    "POST", path, json.dumps(body), {"Content-Type": "application/json", "User-Agent": f"fleetward-agent/{VERSION}"}
+                )
+                response = connection.getresponse()
+                raw = response.read(MAX_ANSWER)
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise EnrollFailed(f"{server} can't be reached: {_why(error)}") from error
+        return Answered(response.status, _object(raw))
+
+    return ask
+
+
+def _request(key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence) -> dict[str, Any]:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return {
+        "token": token,
+        "csr": csr.public_bytes(serialization.Encoding.PEM).decode(),
+        "evidence": {"serial": evidence.serial, "uuid": evidence.uuid, "macs": list(evidence.macs), "hostname": evidence.hostname},
+        "agent_version": VERSION,
+    }
+
+
+def _until_answered(ask: Ask, request: dict[str, Any], wait: Callable[[float], None]) -> dict[str, Any]:
+    """Ask until there is a certificate; a 202 means that a person has still to approve."""
+    while True:
+        answer = ask(request)
+        match answer.status:
+            case 200:
+                return answer.body
+            case 202:
+                pause = answer.body.get("retry_after", 5)
+                wait(min(max(float(pause) if isinstance(pause, int | float) else 5.0, RETRY_S[0]), RETRY_S[1]))
+            case status:
+                detail = answer.body.get("detail") or answer.body.get("title") or "no reason given"
+                raise EnrollFailed(f"the server refused ({status}): {str(detail).splitlines()[0]}")
+
+
+def _check(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> None:
+    """The certificate must be for our key and this device, by the CA that came with it. Raises EnrollFailed."""
+    try:
+        identities.parse(answer, Path())
+        certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
+        ca = x509.load_pem_x509_certificates(answer["ca"].encode())[0]
+        certificate.verify_directly_issued_by(ca)
+        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, InvalidSignature) as error:
+        raise EnrollFailed(f"the server's answer can't be used: {type(error).__name__}: {error}") from error
+    if certificate.public_key() != key.public_key():
+        raise EnrollFailed("the server's answer holds a certificate for another key")
+    if names != [answer["device"]]:
+        raise EnrollFailed(f"the server's answer holds a certificate for {names}, not for {answer['device']}")
+
+
+def _store(state_dir: Path, answer: dict[str, Any], server: str) -> None:
+    """`identity.json` comes last: as long as it lacks, the device is not enrolled. Raises OSError."""
+    atomic.write(state_dir / identities.CERTIFICATE_FILE, answer["certificate"].encode(), 0o644)
+    atomic.write(state_dir / identities.CA_FILE, answer["ca"].encode(), 0o644)
+    settings = state_dir / identities.SETTINGS_FILE
+    if not settings.exists():
+        atomic.write(settings, settings_file.render(Settings()).encode(), 0o644)
+    kept = {name: answer[name] for name in ("device", "prefix", "command_root", "channel_key", "broker")}
+    atomic.write(state_dir / identities.IDENTITY_FILE, json.dumps({**kept, "server": server}, indent=1).encode(), 0o600)
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------------
+
+
+def _connection(scheme: str, host: str, port: int, fingerprint: str | None, timeout_s: float) -> http.client.HTTPConnection:
+    if scheme == "http":
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    context = ssl.create_default_context() if fingerprint is None else _pinned(host, port, fingerprint, timeout_s)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+
+
+def _pinned(host: str, port: int, fingerprint: str, timeout_s: float) -> ssl.SSLContext:
+    """A context that trusts one CA: that of the chain which the server shows and whose SHA-256 is the pinned one.
+
+    The first handshake only fetches the chain; nothing is sent over it. The request goes over a second one, checked in full.
+    """
+    wanted = fingerprint.replace(":", "").lower()
+    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    blind.check_hostname = False
+    blind.verify_mode = ssl.CERT_NONE
+    with socket.create_connection((host, port), timeout_s) as raw, blind.wrap_socket(raw, server_hostname=host) as shown:
+        chain = _chain(shown)
+    for certificate in chain:
+        if hashlib.sha256(certificate).hexdigest() == wanted:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=certificate)
+            return context
+    raise EnrollFailed(f"{host}:{port} does not show the CA with fingerprint {fingerprint}: is this the right server?")
+
+
+def _chain(shown: ssl.SSLSocket) -> list[bytes]:
+    """The certificates that the server shows, in DER. The method has been there since 3.10, under a public name only since 3.13."""
+    inner: Any = shown._sslobj  # type: ignore[attr-defined]
+    found = inner.get_unverified_chain() or []
+    return [
+        certificate if isinstance(certificate, bytes) else ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in found
+    ]
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}); give --ca-fingerprint"
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+def evidence() -> Evidence:
+    """Of this machine; what can't be read is empty."""
+    return Evidence(
+        serial=_dmi("product_serial") or _dmi("board_serial"),
+        uuid=_dmi("product_uuid").lower(),
+        macs=tuple(_macs()),
+        hostname=socket.gethostname(),
+    )
+
+
+def _dmi(name: str) -> str:
+    try:
+        return Path("/sys/class/dmi/id", name).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""  # no DMI (ARM, a container), or root only
+
+
+def _macs() -> list[str]:
+    """Of the network cards with a device behind them."""
+    found = []
+    for card in sorted(Path("/sys/class/net").glob("*")):
+        try:
+            mac = (card / "address").read_text(encoding="ascii").strip().lower()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if (card / "device").exists() and mac and mac != "00:00:00:00:00:00":
+            found.append(mac)
+    return found

@@ -1,0 +1,168 @@
+"""Sending and being acknowledged: the agent's half of go-back-N, and when a new epoch has to begin. Pure.
+
+`outbox` numbers and merges; this decides when to send, when to go back, and what an acknowledgement that does not fit means.
+
+Source: design.md section 4 (Up).
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from broker.messages import QOS, Ack, Log
+from edge_agent import outbox
+from edge_agent.facts import cleaned
+from edge_agent.outbox import FullStatus, Verdict
+from edge_agent.signals import JournalFailed, Publish, Scan
+from edge_agent.state import Resend, Turn
+
+RESEND_FIRST_S = 5.0
+RESEND_MAX_S = 300.0
+GO_BACK_S = 1.0
+"""A gap answer makes everything be sent again at most this often: each message of a window draws one."""
+MAX_BEHIND = 3
+"""So many answers without what had been acknowledged mean that the other end has lost it, not that they are late."""
+REPORT_S = 600.0
+"""How often refused messages are told of, at most; the first time after `REPORT_FIRST_S`."""
+REPORT_FIRST_S = 5.0
+
+
+def send(turn: Turn) -> None:
+    """Number and send what the window has room for."""
+    _fill_window(turn)
+    if _own_up(turn):
+        _fill_window(turn)
+
+
+def _fill_window(turn: Turn) -> None:
+    durable = turn.state.durable
+    taken, fresh = outbox.take(durable.outbox, turn.now.mono, turn.time_text(), durable.manifest, durable.items.values())
+    if not fresh:
+        return
+    turn.keep(outbox=taken)
+    for message in fresh:
+        _emit(turn, message)
+    if turn.state.resend.at is None:
+        _plan_resend(turn)
+
+
+def go_back(turn: Turn) -> None:
+    """Send everything from the oldest unacknowledged again."""
+    sent = turn.state.durable.outbox.sent
+    for message in sent:
+        _emit(turn, message)
+    turn.set(resend=replace(turn.state.resend, at=None, last=turn.now.mono))
+    if sent:
+        _plan_resend(turn)
+
+
+def _plan_resend(turn: Turn) -> None:
+    tries = turn.state.resend.tries
+    delay = min(RESEND_MAX_S, RESEND_FIRST_S * 2.0 ** min(tries, 10)) * (1.0 + 0.2 * turn.fraction())
+    turn.set(resend=replace(turn.state.resend, at=turn.now.mono + delay, tries=tries + 1))
+
+
+def _emit(turn: Turn, message: outbox.Sent) -> None:
+    suffix = message.body.suffix
+    topic = turn.me.topic(suffix)
+    turn.do(Publish(topic, outbox.payload(turn.state.durable.outbox, message, topic, turn.me.channel_key), QOS[suffix]))
+
+
+def _own_up(turn: Turn) -> bool:
+    """Tell of what the bounds have cost; after room was made, so that telling costs nothing again."""
+    lost, samples = turn.state.durable.outbox.dropped, turn.state.samples_lost
+    if not lost and not samples:
+        return False
+    turn.keep(outbox=replace(turn.state.durable.outbox, dropped=0))
+    turn.set(samples_lost=0)
+    log(turn, "dropped", "warning", "messages were dropped for want of room", logs=lost, samples=samples)
+    return True
+
+
+def log(turn: Turn, type: str, severity: str, message: str, **data: Any) -> None:
+    count = turn.state.durable.logs + 1
+    turn.keep(logs=count)
+    turn.put(
+        Log(
+            id=f"{turn.state.durable.outbox.epoch}-{count}",
+            type=type,
+            severity=severity,
+            message=cleaned(message)[:4096],
+            data=cleaned(data),
+        )
+    )
+
+
+def tell_refused(turn: Turn) -> None:
+    """Refused messages are counted, and told of together: whoever sends them must not be able to fill the outbox."""
+    if not turn.state.refused:
+        return
+    if turn.state.report_at is None:
+        turn.set(report_at=turn.now.mono + REPORT_FIRST_S)
+    elif turn.now.mono >= turn.state.report_at:
+        counts = dict(turn.state.refused)
+        log(turn, "messages-refused", "warning", "messages were refused", **counts)
+        turn.set(refused={}, report_at=turn.now.mono + REPORT_S)
+
+
+def acknowledged(turn: Turn, ack: Ack) -> None:
+    box, verdict = outbox.acknowledge(turn.state.durable.outbox, ack)
+    match verdict:
+        case Verdict.FOREIGN:
+            pass
+        case Verdict.PROGRESS:
+            turn.keep(outbox=box)
+            turn.set(resend=Resend())
+            if box.sent:
+                _plan_resend(turn)
+        case Verdict.GAP:
+            _gap(turn)
+        case Verdict.BEHIND:
+            _behind(turn)
+        case Verdict.AHEAD:
+            _new_epoch(turn, "the server has more of this epoch than was ever sent")
+
+
+def _gap(turn: Turn) -> None:
+    if turn.state.durable.outbox.sent and turn.now.mono - turn.state.resend.last >= GO_BACK_S:
+        go_back(turn)
+
+
+def _behind(turn: Turn) -> None:
+    """Perhaps only late; if it stays so although we asked again, begin anew."""
+    resend = turn.state.resend
+    if not turn.state.durable.outbox.sent or turn.now.mono - resend.last < GO_BACK_S:
+        return
+    if resend.behind + 1 >= MAX_BEHIND:
+        _new_epoch(turn, "the server lacks what it had acknowledged")
+        return
+    turn.set(resend=replace(resend, behind=resend.behind + 1))
+    go_back(turn)
+
+
+def _new_epoch(turn: Turn, why: str) -> None:
+    turn.note(logging.WARNING, "new epoch", reason=why)
+    turn.keep(outbox=outbox.renumber(turn.state.durable.outbox, turn.token()))
+    turn.set(resend=Resend())
+    report_all(turn)
+    if turn.state.link.connected:
+        go_back(turn)
+
+
+def report_all(turn: Turn) -> None:
+    turn.put(FullStatus())
+    turn.do(Scan(None, None))
+
+
+def journal_failed(turn: Turn, signal: JournalFailed) -> None:
+    """Go on without: numbers given from here on may be forgotten, so they belong to an epoch that the broken journal has never seen."""
+    first = turn.state.broken is None
+    turn.set(broken=signal)
+    if not first:
+        return
+    turn.note(logging.ERROR, "journal can't be written", code=signal.code, error=signal.message)
+    turn.keep(outbox=outbox.renumber(turn.state.durable.outbox, turn.token()))
+    log(turn, "journal-failed", "error", f"the agent's journal can't be written: {signal.message}", code=signal.code)
+    if turn.state.link.connected:
+        turn.set(resend=Resend())
+        go_back(turn)
