@@ -156,6 +156,7 @@ class _Client(aiomqtt.Client):
         self._room = asyncio.Semaphore(settings.unacknowledged)
         self._unacknowledged: dict[int, asyncio.Future[None] | None] = {}
         self._reading: int | None = None
+        self._paused = False
 
     async def ended(self) -> str:
         """Wait for the end of the connection, and say why it ended."""
@@ -184,10 +185,13 @@ class _Client(aiomqtt.Client):
         self._unacknowledged.clear()
 
     def pause(self) -> None:
+        self._paused = True
         if self._reading is not None:
             self._loop.remove_reader(self._reading)
 
     def resume(self) -> None:
+        """Read on, first what TLS has decoded already: the selector does not see that."""
+        self._paused = False
         if self._reading is not None and not self._disconnected.done():
             self._loop.add_reader(self._reading, self._readable)
             self._loop.call_soon(self._readable)
@@ -221,9 +225,9 @@ class _Client(aiomqtt.Client):
         super()._on_socket_close(client, userdata, sock)
 
     def _readable(self) -> None:
-        """Read what there is, with what TLS has decoded beyond it: the selector does not see that."""
+        """Read a packet, and all others that TLS has decoded along with it."""
         try:
-            while self._reading is not None:
+            while self._reading is not None and not self._paused:
                 self._client.loop_read()
                 sock = self._client.socket()
                 if not isinstance(sock, ssl.SSLSocket) or not sock.pending():

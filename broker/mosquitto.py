@@ -124,7 +124,7 @@ class Mosquitto:
 
     async def start(self, host: str, port: int) -> int:
         """Returns the port once it is listened on. Raises MosquittoMissing, or OSError where the port is taken or a file is missing."""
-        binary = shutil.which("mosquitto", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+        binary = find_mosquitto()
         if binary is None:
             raise MosquittoMissing("there is no mosquitto on PATH: install it (apt install mosquitto), or use --broker embedded")
         for name in ("ca.crt", "broker.crt", "broker.key"):
@@ -197,6 +197,11 @@ class Mosquitto:
     def _seen(self) -> tuple[int, ...]:
         watched = (self._files.integrations, self._files.secrets / "broker.crt", self._files.secrets / "ca.crt")
         return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in watched)
+
+
+def find_mosquitto() -> str | None:
+    """On PATH, or where Debian puts it, which is not on every user's PATH."""
+    return shutil.which("mosquitto", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,11 +9,29 @@ from broker.acl import Acl, Class
 from broker.connection import Limits
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
+from broker.mosquitto import find_mosquitto
 from broker.topics import Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire
 
 TOPICS = Topics()
+
+MISSING = "there is no mosquitto on PATH: the tests against it are left out"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mosquitto: needs the mosquitto binary")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A fresh machine has no Mosquitto, nor does the product need one; the tests against it are then deselected, and that is said."""
+    if find_mosquitto() is not None:
+        return
+    left_out = [item for item in items if item.get_closest_marker("mosquitto")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    if left_out:
+        config.issue_config_time_warning(pytest.PytestWarning(MISSING), stacklevel=2)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Wire:
         self._host, self._port, self._tls = host, port, tls
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._kept: deque[Came] = deque()
 
     async def open(self) -> "Wire":
         """TCP and TLS, nothing more."""
@@ -60,7 +62,7 @@ class Wire:
         self._writer.write(raw)
 
     async def publish(self, topic: str, payload: bytes, qos: int = 1, packet_id: int = 7, retain: bool = False) -> None:
-        """At QoS 1, until PUBACK has come (what comes before it is lost)."""
+        """At QoS 1, until PUBACK has come."""
         self.send(publish(topic, payload, qos, packet_id, retain))
         if qos == 1:
             await self.expect(PUBACK)
@@ -88,12 +90,16 @@ class Wire:
                 raise EOFError from None
 
     async def expect(self, kind: int, within: float = 5.0) -> Came:
-        """The next packet of a type; others before it are passed over."""
+        """The next packet of a type; a PUBLISH before it is kept for `message`, anything else passed over."""
+        if kind == PUBLISH and self._kept:
+            return self._kept.popleft()
         async with asyncio.timeout(within):
             while True:
                 came = await self.receive(within)
                 if came.kind == kind:
                     return came
+                if came.kind == PUBLISH:
+                    self._kept.append(came)
 
     async def message(self, within: float = 5.0) -> Came:
         """The next PUBLISH, acknowledged at QoS 1."""
@@ -145,5 +151,5 @@ def publish(topic: str, payload: bytes, qos: int = 1, packet_id: int = 7, retain
 async def until(true: Callable[[], object], within: float = 5.0) -> None:
     """Wait for a predicate, with a deadline."""
     async with asyncio.timeout(within):
-        while not true():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not true():
             await asyncio.sleep(0.01)

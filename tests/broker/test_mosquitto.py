@@ -1,0 +1,150 @@
+"""Mosquitto as a child process: its configuration, its rules read again, and its end with ours."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.acl import Acl, Class, Identity
+from broker.client import Session, Settings
+from broker.mosquitto import Files, Mosquitto, MosquittoMissing, read_integrations, render
+from broker.topics import DeviceTopic, EventTopic, Topics
+from tests.broker.certificates import CertFactory
+from tests.broker.wire import Wire, publish, until
+
+T = Topics()
+
+pytestmark = pytest.mark.mosquitto
+
+
+@pytest.fixture
+def secrets(certs: CertFactory, tmp_path: Path) -> Path:
+    """A copy in an installation of its own, so that each test has its own list of integrations."""
+    certs.client("svc-inventory", Class.SERVICE)
+    return Path(shutil.copytree(certs.directory, tmp_path / "secrets"))
+
+
+@pytest.fixture
+async def port(secrets: Path, tmp_path: Path) -> AsyncIterator[int]:
+    broker = Mosquitto(Acl(T), secrets=secrets, data=tmp_path / "broker")
+    yield await broker.start("127.0.0.1", 0)
+    await broker.stop()
+
+
+def test_the_configuration_is_the_golden_one() -> None:
+    """Every line of it is a promise: certificates only, identity from them, bounds, nothing kept."""
+    golden = Path(__file__).parents[1] / "golden" / "broker" / "mosquitto.conf"
+    assert render(Files(Path("/d/secrets"), Path("/d/broker")), "127.0.0.1", 8883, "fleet") == golden.read_text()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ['[{"name": "a b", "scoped": true}]', '[{"name": "+", "scoped": true}]', '["erp"]', "{", '[{"name": "a\\nuser x", "scoped": true}]'],
+)
+def test_a_list_of_integrations_that_is_none(tmp_path: Path, listed: str) -> None:
+    """A name that would become a wildcard or a second line of the ACL is refused with the file's name, and so is what is no list."""
+    (tmp_path / "integrations.json").write_text(listed)
+    with pytest.raises(ValueError):
+        read_integrations(tmp_path / "integrations.json")
+
+
+def test_the_list_of_integrations(tmp_path: Path) -> None:
+    """Names with their class; no file is an empty list."""
+    path = tmp_path / "integrations.json"
+    assert read_integrations(path) == []
+    path.write_text('[{"name": "erp", "scoped": false}, {"name": "line4", "scoped": true}]')
+    assert read_integrations(path) == [Identity("erp", Class.INTEGRATION), Identity("line4", Class.INTEGRATION_SCOPED)]
+
+
+async def test_a_new_integration_gets_its_rights_without_a_restart(certs: CertFactory, secrets: Path, port: int) -> None:
+    """Once it is listed, the ACL is read again and events arrive on its standing connection."""
+    wire = Wire("127.0.0.1", port, certs.client_context("crm", Class.INTEGRATION))
+    await wire.connect("crm")
+    await wire.subscribe(T.events())
+    async with Session(Settings.from_url(f"mqtts://127.0.0.1:{port}", "svc-inventory", secrets, T)) as inventory:
+        await inventory.connected()
+        await inventory.publish(T.build(EventTopic("host", "a")), b"before")
+        listed = secrets.parent / "broker" / "integrations.json"
+        listed.parent.mkdir(exist_ok=True)
+        listed.write_text(json.dumps([{"name": "crm", "scoped": False}]))
+        acl = listed.parent / "mosquitto.acl"
+        await until(lambda: "user crm" in acl.read_text())
+
+        async def events() -> None:
+            while True:
+                await inventory.publish(T.build(EventTopic("host", "a")), b"after")
+                await asyncio.sleep(0.05)
+
+        publishing = asyncio.create_task(events())
+        assert (await wire.message()).payload == b"after"
+        publishing.cancel()
+    await wire.abort()
+
+
+async def test_a_burst_to_a_service_is_queued_and_not_dropped(certs: CertFactory, secrets: Path, port: int) -> None:
+    """3,000 messages at once, more than Mosquitto's default queue of 1,000: all arrive."""
+    device = Wire("127.0.0.1", port, certs.client_context("host-a", Class.DEVICE))
+    await device.connect("host-a")
+    async with Session(Settings.from_url(f"mqtts://127.0.0.1:{port}", "svc-inventory", secrets, T)) as inventory:
+        await inventory.connected()
+        await inventory.subscribe(T.uplinks())
+        topic = T.build(DeviceTopic("host-a", "up/facts"))
+        for n in range(3000):
+            device.send(publish(topic, str(n).encode(), packet_id=n + 1))
+        taken: list[bytes] = []
+        async with asyncio.timeout(20):
+            while len(taken) < 3000:
+                taken += [received.payload for received in await inventory.batch(1000)]
+    assert taken == [str(n).encode() for n in range(3000)]
+    await device.abort()
+
+
+async def test_mosquitto_does_not_outlive_a_killed_parent(secrets: Path, tmp_path: Path) -> None:
+    """kill -9 of `python -m broker` takes Mosquitto along, so the next start finds its port free."""
+    command = [
+        sys.executable,
+        "-m",
+        "broker",
+        "--kind",
+        "mosquitto",
+        "--port",
+        "0",
+        "--secrets",
+        str(secrets),
+        "--data",
+        str(tmp_path / "b"),
+    ]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    async with asyncio.timeout(10):
+        assert (await process.stdout.readline()).startswith(b"listening mqtts://127.0.0.1:")
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+    await until(lambda: not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text())
+
+
+async def test_without_the_binary_it_says_what_to_do(secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that names the two ways on."""
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(MosquittoMissing, match=r"install it .* or use --broker embedded"):
+        await Mosquitto(Acl(T), secrets=secrets, data=tmp_path).start("127.0.0.1", 0)
+
+
+async def test_its_own_end_is_reported(secrets: Path, tmp_path: Path) -> None:
+    """Mosquitto killed: `ended` raises, so that the wrapper ends and is started again."""
+    broker = Mosquitto(Acl(T), secrets=secrets, data=tmp_path / "broker")
+    await broker.start("127.0.0.1", 0)
+    assert broker._process is not None
+    broker._process.kill()
+    with pytest.raises(MosquittoMissing, match="ended by itself"):
+        async with asyncio.timeout(5):
+            await broker.ended()
+    await broker.stop()
