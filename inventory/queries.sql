@@ -226,3 +226,293 @@ UPDATE device_identity
 SET incarnation = incarnation + 1, certificate = $2, certificate_serial = $3, expires_at = $4, evidence = $5::jsonb, token = $6
 WHERE host = $1
 RETURNING host, incarnation, certificate;
+
+--------------------------------------------------------------------------------------------------------- configs and hosts
+
+-- name: host_config_views
+-- Everything that decides about host-configs, in one row each. $1 host-config ids
+SELECT c.id, c.host, c.config, c.desired_state, c.current_state, c.generation, c.digest, c.paths, c.reported, h.name AS host_name,
+       h.presence, h.current_state AS host_state, f.name AS config_name, f.version AS config_version,
+       k.id AS command_id, k.verb, k.state, k.resource, k.result, k.created_at AS commanded_at
+FROM host_config c JOIN host h ON h.id = c.host JOIN config f ON f.id = c.config LEFT JOIN command k ON k.id = c.command
+WHERE c.id = ANY ($1::text[]) ORDER BY c.id;
+
+-- name: placed_configs
+-- The host-configs that hosts have. $1 host ids
+SELECT id, host, config, digest, paths, shadowed, desired_state FROM host_config WHERE host = ANY ($1::text[]) ORDER BY id;
+
+-- name: holders_of_config
+-- Hosts that have it, or are still to lose it. $1 config id
+SELECT host AS key FROM host_config WHERE config = $1 ORDER BY host;
+
+-- name: unsettled_host_configs
+-- What of these hosts is not as wanted: worth a look when one of them comes online. $1 host ids
+SELECT id AS key FROM host_config WHERE host = ANY ($1::text[]) AND status->>'indicator' IS DISTINCT FROM 'idle';
+
+-- name: scan_host_configs
+-- Host-configs that look as if there were something to do, with nobody at it: not in the queue, no command under way, not halted.
+SELECT c.id AS key FROM host_config c JOIN host h ON h.id = c.host
+WHERE h.presence IN ('online', 'stale') AND h.current_state = 'onboarded' AND NOT coalesce((c.status->>'halted')::boolean, false)
+  AND (c.status->>'indicator' IS DISTINCT FROM 'idle' OR c.observed_generation IS DISTINCT FROM c.generation
+       OR c.reported->>'state' IS DISTINCT FROM 'present' OR c.reported->>'digest' IS DISTINCT FROM c.digest)
+  AND NOT EXISTS (SELECT 1 FROM work w WHERE w.manager = 'host-config' AND w.key = c.id AND (w.due_at IS NOT NULL OR w.halted))
+  AND NOT EXISTS (SELECT 1 FROM command k WHERE k.id = c.command AND k.state IN ('queued', 'sent', 'accepted', 'running'));
+
+-- name: scan_configs
+-- Configs that wait for their hosts to give them up.
+SELECT id AS key FROM config WHERE deleted_at IS NOT NULL;
+
+-- name: scan_placements
+SELECT id AS key FROM host WHERE current_state = 'onboarded'
+UNION SELECT host FROM host_config;
+
+-- name: scan_hosts
+SELECT id AS key FROM host WHERE desired_state IS DISTINCT FROM current_state;
+
+-- name: scan_places
+SELECT id AS key FROM site;
+
+-- name: host_lives
+-- What decides about a host's life. $1 host ids
+SELECT h.id, h.name, h.desired_state, h.current_state, h.generation, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled
+FROM host h LEFT JOIN device_identity di ON di.host = h.id WHERE h.id = ANY ($1::text[]) ORDER BY h.id;
+
+-------------------------------------------------------------------------------------------------------------- notifications
+
+-- name: told_hosts
+-- Hosts as they are, and as people were told last. `settled_s`: since when no component has been found. $1 host ids
+SELECT h.id, h.name, h.title, h.site, s.name AS site_name, h.presence, h.boot_id, h.agent_version, t.host IS NOT NULL AS told,
+       t.presence AS told_presence, t.boot_id AS told_boot_id, t.agent_version AS told_agent_version,
+       EXISTS (SELECT 1 FROM host_facts f WHERE f.host = h.id) AS known
+FROM host h LEFT JOIN host_told t ON t.host = h.id LEFT JOIN site s ON s.id = h.site
+WHERE h.id = ANY ($1::text[]) ORDER BY h.id;
+
+-- name: untold_components
+-- Components that are not as people were told. $1 host ids
+SELECT host, type, key, attributes, present, told_present FROM component
+WHERE host = ANY ($1::text[]) AND told_present IS DISTINCT FROM present ORDER BY host, type, key;
+
+-- name: count_components
+-- $1 host ids
+SELECT host, count(*) AS n FROM component WHERE host = ANY ($1::text[]) AND present GROUP BY host;
+
+-- name: tell_hosts
+-- $1 host[], $2 presence[], $3 boot_id[], $4 agent_version[], $5 now
+INSERT INTO host_told (host, presence, boot_id, agent_version, told_at)
+SELECT t.host, t.presence, t.boot_id, t.agent_version, $5
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS t (host, presence, boot_id, agent_version) JOIN host h ON h.id = t.host
+ORDER BY t.host
+ON CONFLICT (host) DO UPDATE SET presence = EXCLUDED.presence, boot_id = EXCLUDED.boot_id, agent_version = EXCLUDED.agent_version,
+    told_at = EXCLUDED.told_at;
+
+-- name: tell_components
+-- What was read as untold is told now, unless it has changed since. $1 host[], $2 type[], $3 key[], $4 present[]
+UPDATE component c SET told_present = t.present
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[]) AS t (host, type, key, present)
+WHERE c.host = t.host AND c.type = t.type AND c.key = t.key;
+
+-- name: untold_halts
+-- Host-configs of a config whose halt people have not been told of, or whose end of it is to be noted. $1 config ids
+SELECT c.id, c.config, f.name AS config_name, h.id AS host, h.name AS host_name, c.status->>'reason' AS reason,
+       c.status->>'message' AS message, coalesce((c.status->>'halted')::boolean, false) AS halted
+FROM host_config c JOIN config f ON f.id = c.config JOIN host h ON h.id = c.host
+WHERE c.config = ANY ($1::text[]) AND coalesce((c.status->>'halted')::boolean, false) <> c.told_halted ORDER BY c.id;
+
+-- name: tell_halts
+-- $1 host-config ids, $2 halted[]
+UPDATE host_config c SET told_halted = t.halted FROM unnest($1::text[], $2::boolean[]) AS t (id, halted) WHERE c.id = t.id;
+
+-- name: scan_untold
+SELECT h.id AS key FROM host h LEFT JOIN host_told t ON t.host = h.id
+WHERE t.presence IS DISTINCT FROM CASE h.presence WHEN 'offline' THEN 'offline' WHEN 'never' THEN t.presence ELSE 'online' END
+   OR (t.host IS NOT NULL AND (t.boot_id IS DISTINCT FROM h.boot_id OR t.agent_version IS DISTINCT FROM h.agent_version))
+UNION SELECT host FROM component WHERE told_present IS DISTINCT FROM present
+UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean, false) <> told_halted;
+
+------------------------------------------------------------------------------------------------------------------- dispatch
+
+-- name: due_commands
+-- Commands that are to be sent, sent again or ended, each with where its device is. $1 now, $2 how many
+SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.sends, c.sent_session,
+       h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled
+FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
+WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND c.due_at <= $1 ORDER BY c.due_at LIMIT $2
+FOR UPDATE OF c SKIP LOCKED;
+
+-- name: rouse_commands
+-- Commands whose device has begun another session since they were sent are due at once. $1 now
+UPDATE command c SET due_at = $1 FROM device_stream s
+WHERE s.host = c.host AND c.state IN ('sent', 'accepted', 'running') AND c.due_at > $1 AND s.session <> c.sent_session
+RETURNING c.id;
+
+-- name: take_fences
+-- The next numbers of devices, to sign with: the highest of each is returned. $1 host[], $2 how many[]
+WITH locked AS (
+    SELECT d.host, t.n FROM device_identity d JOIN unnest($1::text[], $2::int[]) AS t (host, n) ON t.host = d.host ORDER BY d.host FOR UPDATE OF d
+)
+UPDATE device_identity d SET fence = d.fence + locked.n FROM locked WHERE d.host = locked.host RETURNING d.host, d.fence;
+
+-- name: commands_sent
+-- Neither a change nor a version: only a command's making and end are. $1 ids, $2 session[], $3 due_at[], $4 now
+UPDATE command c SET state = CASE WHEN c.state = 'queued' THEN 'sent' ELSE c.state END, sent_at = $4, sends = c.sends + 1,
+    sent_session = t.session, due_at = t.due_at
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (id, session, due_at) WHERE c.id = t.id;
+
+-- name: commands_wait
+-- $1 ids, $2 due_at[]
+UPDATE command c SET due_at = t.due_at FROM unnest($1::text[], $2::timestamptz[]) AS t (id, due_at) WHERE c.id = t.id;
+
+-------------------------------------------------------------------------------------------------------------------- ingest
+
+-- name: device_keys
+-- What the channel keys of devices are made with; revoked devices have none. $1 hosts
+SELECT host, incarnation FROM device_identity WHERE host = ANY ($1::text[]) AND revoked_at IS NULL;
+
+-- name: lock_streams
+-- Where devices stand, locked in one order for everybody until the commit. $1 hosts
+SELECT s.host, s.epoch, s.seq, s.session, s.session_since, s.boot_id, s.retired, s.retired_epochs, s.keepalive_s, s.heartbeat_s, s.flaps,
+       i.incarnation
+FROM device_stream s JOIN device_identity i ON i.host = s.host AND i.revoked_at IS NULL
+WHERE s.host = ANY ($1::text[])
+ORDER BY s.host
+FOR UPDATE OF s;
+
+-- name: advance_streams
+-- $1 host[], $2 epoch[], $3 seq[]
+UPDATE device_stream s SET epoch = v.epoch, seq = v.seq
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS v (host, epoch, seq) WHERE s.host = v.host;
+
+-- name: store_sessions
+-- $1 host[], $2 session[], $3 session_since[], $4 boot_id[], $5 retired[] (JSON), $6 retired_epochs[] (JSON), $7 keepalive_s[],
+-- $8 heartbeat_s[], $9 flaps[]
+UPDATE device_stream s
+SET session = v.session, session_since = v.session_since, boot_id = v.boot_id, retired = v.retired::jsonb,
+    retired_epochs = v.retired_epochs::jsonb, keepalive_s = v.keepalive_s, heartbeat_s = v.heartbeat_s, flaps = v.flaps
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[], $9::int[])
+     AS v (host, session, session_since, boot_id, retired, retired_epochs, keepalive_s, heartbeat_s, flaps)
+WHERE s.host = v.host;
+
+-- name: touch_liveness
+-- Devices that were heard so many seconds ago. $1 host[], in order, $2 age_s[]
+INSERT INTO device_liveness (host, last_seen)
+SELECT host, now() - make_interval(secs => age_s) FROM unnest($1::text[], $2::float8[]) AS t (host, age_s)
+ON CONFLICT (host) DO UPDATE SET last_seen = greatest(device_liveness.last_seen, EXCLUDED.last_seen);
+
+-- name: beat
+-- Heartbeats of current sessions; the hosts whose session or presence is not as the heartbeat says are given back.
+-- $1 host[], in order, $2 session[], $3 uptime_s[], $4 unacked[], $5 age_s[]
+WITH beat AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[], $5::float8[]) AS t (host, session, uptime_s, unacked, age_s)
+), known AS (
+    SELECT b.*, coalesce(s.session = b.session, false) AS current, h.presence
+    FROM beat b JOIN device_stream s ON s.host = b.host JOIN host h ON h.id = b.host
+         JOIN device_identity i ON i.host = b.host AND i.revoked_at IS NULL
+    ORDER BY b.host
+), written AS (
+    INSERT INTO device_liveness (host, last_seen, uptime_s, unacked)
+    SELECT host, now() - make_interval(secs => age_s), uptime_s, unacked FROM known WHERE current
+    ON CONFLICT (host) DO UPDATE SET last_seen = greatest(device_liveness.last_seen, EXCLUDED.last_seen),
+                                     uptime_s = EXCLUDED.uptime_s, unacked = EXCLUDED.unacked
+)
+SELECT host FROM known WHERE NOT current OR presence <> 'online';
+
+-- name: known_sections
+-- $1 hosts
+SELECT host, section, hash FROM host_facts WHERE host = ANY ($1::text[]);
+
+-- name: store_facts
+-- $1 host[], $2 section[], in order, $3 hash[], $4 data[] (JSON), $5 now
+INSERT INTO host_facts (host, section, hash, data, updated_at)
+SELECT host, section, hash, data::jsonb, $5 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS t (host, section, hash, data)
+ON CONFLICT (host, section) DO UPDATE SET hash = EXCLUDED.hash, data = EXCLUDED.data, updated_at = EXCLUDED.updated_at
+    WHERE host_facts.hash <> EXCLUDED.hash;
+
+-- name: lock_commands
+-- $1 ids
+SELECT id, host, state FROM command WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE;
+
+-- name: progress_commands
+-- Accepted or running: no version, no change. $1 id[], $2 state[], $3 started_at[], $4 result[] (JSON), $5 now
+UPDATE command c
+SET state = v.state, accepted_at = coalesce(c.accepted_at, $5), started_at = coalesce(v.started_at, c.started_at), result = v.result::jsonb
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[]) AS v (id, state, started_at, result) WHERE c.id = v.id;
+
+-- name: store_logs
+-- A log keeps its id across epochs, so one that is sent twice is stored once.
+-- $1 host[], $2 log_id[], $3 type[], $4 severity[], $5 message[], $6 data[] (JSON), $7 now
+INSERT INTO device_log (host, log_id, type, severity, message, data, at)
+SELECT host, log_id, type, severity, message, data::jsonb, $7
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) AS t (host, log_id, type, severity, message, data)
+ON CONFLICT (host, log_id) DO NOTHING;
+
+-- name: set_aside
+-- $1 host[], $2 suffix[], $3 epoch[], $4 seq[], $5 error[], $6 payload[], $7 now
+INSERT INTO poison (host, suffix, epoch, seq, error, payload, at)
+SELECT host, suffix, epoch, seq, error, payload, $7
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bytea[]) AS t (host, suffix, epoch, seq, error, payload);
+
+-- name: trim_poison
+-- Keep the last messages of each of these hosts, so that a broken device can't fill the disk. $1 hosts, $2 how many
+DELETE FROM poison p USING (
+    SELECT id, row_number() OVER (PARTITION BY host ORDER BY id DESC) AS n FROM poison WHERE host = ANY ($1::text[])
+) AS old WHERE p.id = old.id AND old.n > $2;
+
+------------------------------------------------------------------------------------------------------------------ presence
+
+-- name: silent_hosts
+-- Hosts that are taken for connected and have been silent for so long that they are not: one missed heartbeat is stale, three are offline.
+-- Silence counts only while a replica has been listening to the shard. `wanted` is the presence that a host should have.
+WITH listening AS (
+    SELECT shard, subscribed_since FROM ingest_lease WHERE subscribed_since IS NOT NULL AND until > now()
+), quiet AS (
+    SELECT h.id, h.presence, s.heartbeat_s,
+           extract(epoch FROM now() - greatest(coalesce(dl.last_seen, s.session_since, h.updated_at), l.subscribed_since)) AS silent_s
+    FROM host h
+    JOIN device_stream s ON s.host = h.id
+    JOIN listening l ON l.shard = left(encode(sha256(convert_to(h.id, 'UTF8')), 'hex'), 2)
+    LEFT JOIN device_liveness dl ON dl.host = h.id
+    WHERE h.presence IN ('online', 'stale')
+)
+SELECT id, CASE WHEN silent_s > 3 * heartbeat_s + 5 THEN 'offline' ELSE 'stale' END AS wanted
+FROM quiet
+WHERE silent_s > 3 * heartbeat_s + 5 OR (presence = 'online' AND silent_s > 1.1 * heartbeat_s + 5)
+ORDER BY id;
+
+-------------------------------------------------------------------------------------------------------------------- leases
+
+-- name: greet_replicas
+-- Say that we are alive; how many are. $1 our name, $2 after how many seconds of silence one is dead
+WITH us AS (
+    INSERT INTO ingest_replica (name, seen_at) VALUES ($1, now()) ON CONFLICT (name) DO UPDATE SET seen_at = now()
+), dead AS (
+    DELETE FROM ingest_replica WHERE seen_at < now() - make_interval(secs => $2) AND name <> $1
+)
+SELECT 1 + count(*) FROM ingest_replica WHERE seen_at >= now() - make_interval(secs => $2) AND name <> $1;
+
+-- name: renew_leases
+-- Ours that nobody has taken; a lease that has run out is still ours until then. $1 our name, $2 for how many seconds
+UPDATE ingest_lease SET until = now() + make_interval(secs => $2) WHERE owner = $1 RETURNING shard;
+
+-- name: take_leases
+-- Up to so many that are nobody's, or whose owner has gone. $1 our name, $2 for how many seconds, $3 how many
+UPDATE ingest_lease l
+SET owner = $1, until = now() + make_interval(secs => $2), fence = fence + 1, subscribed_since = NULL
+FROM (
+    SELECT shard FROM ingest_lease WHERE owner IS NULL OR until < now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED
+) AS free
+WHERE l.shard = free.shard
+RETURNING l.shard;
+
+-- name: give_leases
+-- $1 our name, $2 shards
+UPDATE ingest_lease SET owner = NULL, until = NULL, subscribed_since = NULL WHERE owner = $1 AND shard = ANY ($2::text[]);
+
+-- name: say_subscribed
+-- We have been listening to these since now, without a gap; NULL for those that we don't hear. $1 our name, $2 shards, $3 whether we hear
+UPDATE ingest_lease SET subscribed_since = CASE WHEN $3 THEN now() END WHERE owner = $1 AND shard = ANY ($2::text[]);
+
+------------------------------------------------------------------------------------------------------------- integrations
+
+-- name: find_integration
+-- $1 name
+SELECT id, name, write, certificate FROM integrations WHERE name = $1;

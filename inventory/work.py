@@ -9,7 +9,7 @@ Lock order, for everybody: rows of `work` by key before rows of resources.
 Source: design.md section 6.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -73,49 +73,54 @@ class Waiting:
     running: bool
 
 
+async def database_now(connection: Connection) -> datetime:
+    """The clock that all replicas share."""
+    at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return at
+
+
 class WorkQueue:
     """Statements on the table `work`. Those that take a connection run in the caller's transaction; the others are one each."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Callable[[], datetime] | None = None) -> None:
         self._db = db
+        self._clock = clock
 
     async def now(self, connection: Connection) -> datetime:
-        """The clock that all replicas share."""
-        at: datetime = await connection.fetchval("SELECT clock_timestamp()")
-        return at
+        """What time it is for this queue: the database's clock, unless a test moves it."""
+        return self._clock() if self._clock is not None else await database_now(connection)
 
     async def trigger(
-        self, connection: Connection, manager: str, keys: Sequence[str], strength: Strength, now: datetime, delay: timedelta = timedelta()
+        self, connection: Connection, manager: str, keys: Sequence[str], strength: Strength, delay: timedelta = timedelta()
     ) -> None:
         """Queue keys. A key that is queued keeps its place; one being reconciled runs once more; a delay only ever brings nearer."""
         if keys:
+            now = await self.now(connection)
             await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), now + delay, now)
 
-    async def trigger_selected(
-        self, connection: Connection, manager: str, selection: str, ids: Sequence[str], strength: Strength, now: datetime
-    ) -> None:
+    async def trigger_selected(self, connection: Connection, manager: str, selection: str, ids: Sequence[str], strength: Strength) -> None:
         """Queue the keys that the named statement finds for these ids (it returns a column `key`)."""
         if ids:
             rows = await connection.fetch(SQL[selection], sorted(set(ids)))
-            await self.trigger(connection, manager, [row["key"] for row in rows], strength, now)
+            await self.trigger(connection, manager, [row["key"] for row in rows], strength)
 
-    async def claim(self, manager: str, owner: str, limit: int, lease: timedelta, now: datetime | None = None) -> list[Claimed]:
+    async def claim(self, manager: str, owner: str, limit: int, lease: timedelta) -> list[Claimed]:
         """Take due keys, those longest due first, and those whose lease ran out. Two replicas never get the same one."""
         async with self._db.acquire() as connection:
-            at = now or await self.now(connection)
+            at = await self.now(connection)
             rows = await connection.fetch(SQL["claim_work"], manager, at, limit, owner, at + lease)
         return [Claimed(row["key"], row["attempts"], row["fence"]) for row in rows]
 
-    async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta, now: datetime | None = None) -> None:
+    async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta) -> None:
         """Keep keys for longer. One that has been taken over is left alone; its holder learns it from `hold`."""
         async with self._db.acquire() as connection:
-            at = now or await self.now(connection)
+            at = await self.now(connection)
             await connection.execute(SQL["renew_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at + lease)
 
-    async def release(self, manager: str, claimed: Sequence[Claimed], delay: timedelta, now: datetime | None = None) -> None:
+    async def release(self, manager: str, claimed: Sequence[Claimed], delay: timedelta) -> None:
         """Give keys back as they were, due after the delay: a service stops, or one that it needs is away."""
         async with self._db.acquire() as connection:
-            at = (now or await self.now(connection)) + delay
+            at = await self.now(connection) + delay
             await connection.execute(SQL["release_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at)
 
     async def hold(self, connection: Connection, manager: str, claimed: Sequence[Claimed]) -> list[Held]:
@@ -140,10 +145,10 @@ class WorkQueue:
                 [None if e.last_error is None else dumps(e.last_error) for e in left],
             )
 
-    async def due(self, managers: Sequence[str], now: datetime | None = None) -> list[str]:
+    async def due(self, managers: Sequence[str]) -> list[str]:
         """Those managers that have something to claim."""
         async with self._db.acquire() as connection:
-            rows = await connection.fetch(SQL["due_work"], list(managers), now or await self.now(connection))
+            rows = await connection.fetch(SQL["due_work"], list(managers), await self.now(connection))
         return [row["manager"] for row in rows]
 
     async def stats(self) -> list[Mapping[str, Any]]:

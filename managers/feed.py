@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from inventory import changes
 from inventory.changes import Change, Tail
@@ -108,26 +108,23 @@ class Feed:
 
     async def _trigger(self, tx: Tx, triggers: Sequence[AnyTrigger]) -> None:
         """In the order of the wiring, which is the order of locks."""
-        if not triggers:
-            return
-        now = await self._queue.now(tx.raw)
         for manager in self._managers:
-            await self._direct(tx, [t for t in triggers if isinstance(t, Trigger) and t.manager == manager.queue], now)
-            await self._selected(tx, [t for t in triggers if isinstance(t, TriggerSelected) and t.manager == manager.queue], now)
+            await self._direct(tx, [t for t in triggers if isinstance(t, Trigger) and t.manager == manager.queue])
+            await self._selected(tx, [t for t in triggers if isinstance(t, TriggerSelected) and t.manager == manager.queue])
 
-    async def _direct(self, tx: Tx, triggers: Sequence[Trigger], now: datetime) -> None:
+    async def _direct(self, tx: Tx, triggers: Sequence[Trigger]) -> None:
         groups: dict[tuple[Strength, timedelta], list[str]] = defaultdict(list)
         for t in triggers:
             groups[t.strength, t.delay].append(t.key)
         for (strength, delay), keys in sorted(groups.items()):
-            await self._queue.trigger(tx.raw, triggers[0].manager, keys, strength, now, delay)
+            await self._queue.trigger(tx.raw, triggers[0].manager, keys, strength, delay)
 
-    async def _selected(self, tx: Tx, triggers: Sequence[TriggerSelected], now: datetime) -> None:
+    async def _selected(self, tx: Tx, triggers: Sequence[TriggerSelected]) -> None:
         groups: dict[tuple[str, Strength], list[str]] = defaultdict(list)
         for t in triggers:
             groups[t.selection, t.strength].append(t.id)
         for (selection, strength), ids in sorted(groups.items()):
-            await self._queue.trigger_selected(tx.raw, triggers[0].manager, selection, ids, strength, now)
+            await self._queue.trigger_selected(tx.raw, triggers[0].manager, selection, ids, strength)
 
     async def _scan(self, manager: Manager, scan: Scan) -> None:
         """At once, as this process may have been away for long, then from time to time."""
@@ -141,9 +138,7 @@ class Feed:
             keys = [row["key"] for row in await connection.fetch(SQL[scan.selection])]
         for start in range(0, len(keys), CHUNK):
             async with self._db.transaction() as tx:
-                await self._queue.trigger(
-                    tx.raw, manager.queue, keys[start : start + CHUNK], Strength.CHANGED, await self._queue.now(tx.raw)
-                )
+                await self._queue.trigger(tx.raw, manager.queue, keys[start : start + CHUNK], Strength.CHANGED)
             self._wake([manager.queue])
         return len(keys)
 

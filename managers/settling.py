@@ -76,7 +76,7 @@ class Settler:
             if isinstance(effect, Enqueue) and effect.keys:
                 keys[effect.manager, effect.strength].update(effect.keys)
         for (manager, strength), these in sorted(keys.items()):
-            await self._queue.trigger(tx.raw, manager, sorted(these), strength, await self._queue.now(tx.raw))
+            await self._queue.trigger(tx.raw, manager, sorted(these), strength)
             report.enqueued.add(manager)
 
     async def _finish(self, tx: Tx, terms: Terms, settled: Mapping[str, Settled]) -> None:
@@ -102,9 +102,7 @@ async def _add_statuses(
     assert terms.status_of is not None
     kind = BY_NAME[terms.status_of]
     going = {effect.id for effect in effects if isinstance(effect, Remove) and effect.kind == kind.name}
-    rows = await w.tx.raw.fetch(
-        f'SELECT id, status FROM "{kind.table}" WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE', sorted(settled.keys() - going)
-    )
+    rows = await w.tx.raw.fetch(f'SELECT id, status FROM "{kind.table}" WHERE id = ANY ($1::text[])', sorted(settled.keys() - going))
     for row in rows:
         id = row["id"]
         writes[kind.name][id]["status"] = status_after(outcomes[id], settled[id], terms.backoff, loads(row["status"]), w.at)
@@ -131,4 +129,5 @@ def _by_kind(effects: Iterable[Effect]) -> dict[str, list[Mapping[str, Any]]]:
     for effect in effects:
         if isinstance(effect, Make):
             made[effect.kind].append(effect.values)
-    return made
+    # An insert locks the host that it refers to: in the order of hosts, like everybody.
+    return {kind: sorted(rows, key=lambda values: str(values.get("host"))) for kind, rows in made.items()}

@@ -16,6 +16,7 @@ class HostConfigRow(ResourceRow):
     shadowed: Any = fields.JSONField(default=list)
     reported: Any = fields.JSONField(null=True)
     command = fields.CharField(max_length=64, null=True)
+    told_halted = fields.BooleanField(default=False)
 
     class Meta:
         table = "host_config"

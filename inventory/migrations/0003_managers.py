@@ -10,6 +10,7 @@ CREATE SEQUENCE work_fences AS bigint;
 TOLD = """
 ALTER TABLE host_told ADD FOREIGN KEY (host) REFERENCES host (id) ON DELETE CASCADE;
 CREATE INDEX command_active ON command (host) WHERE state IN ('queued', 'sent', 'accepted', 'running');
+CREATE INDEX command_active_due ON command (due_at) WHERE state IN ('queued', 'sent', 'accepted', 'running');
 CREATE INDEX notification_about ON notification ((about->>'id'), created_at);
 """
 
@@ -22,6 +23,7 @@ class Migration(migrations.Migration):
         ops.AddField("Work", "again", fields.IntField(default=0)),
         ops.AddField("Work", "backoff", fields.BooleanField(default=False)),
         ops.AlterField("Work", "due_at", fields.DatetimeField(null=True)),
+        ops.AddField("HostConfigRow", "told_halted", fields.BooleanField(default=False)),
         ops.CreateModel(
             name="HostTold",
             fields=[

@@ -1,0 +1,69 @@
+"""The sending of commands, as far as it is in the database: what is due, the fences to sign with, what was sent. Called by
+`managers.dispatch`, which decides, signs and publishes; an end is written through the store, as it makes a change.
+
+Between its making and its end a command changes without changes or versions (design.md section 5).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from inventory.db import SQL, Connection, Tx, loads
+
+
+@dataclass(frozen=True, slots=True)
+class DueCommand:
+    """A command that wants attention, locked. `session`: the device's current one; `sent_session`: the one that it was sent to last."""
+
+    id: str
+    host: str
+    verb: str
+    args: Mapping[str, Any]
+    resource: Mapping[str, Any] | None
+    state: str
+    attempt: int
+    timeout_s: int
+    not_after: datetime
+    sends: int
+    sent_session: str | None
+    session: str | None
+    presence: str
+    host_state: str
+    enrolled: bool
+
+
+async def take_due(tx: Tx, now: datetime, limit: int) -> list[DueCommand]:
+    """Lock commands that are due and that no other replica is at."""
+    rows = await tx.raw.fetch(SQL["due_commands"], now, limit)
+    return [DueCommand(**{**row, "args": loads(row["args"]), "resource": loads(row["resource"])}) for row in rows]
+
+
+async def take_fences(tx: Tx, hosts: Sequence[str]) -> dict[str, list[int]]:
+    """For each host as many new numbers, rising, as it is named."""
+    wanted = Counter(hosts)
+    rows = await tx.raw.fetch(SQL["take_fences"], list(wanted), list(wanted.values()))
+    return {row["host"]: list(range(row["fence"] - wanted[row["host"]] + 1, row["fence"] + 1)) for row in rows}
+
+
+async def note_sent(tx: Tx, sent: Sequence[tuple[DueCommand, datetime]], now: datetime) -> None:
+    """`sent`: commands, and when each is to be looked at again."""
+    if sent:
+        await tx.raw.execute(
+            SQL["commands_sent"],
+            [command.id for command, _ in sent],
+            [command.session for command, _ in sent],
+            [due for _, due in sent],
+            now,
+        )
+
+
+async def note_waiting(tx: Tx, waiting: Sequence[tuple[DueCommand, datetime]]) -> None:
+    if waiting:
+        await tx.raw.execute(SQL["commands_wait"], [command.id for command, _ in waiting], [due for _, due in waiting])
+
+
+async def rouse(connection: Connection, now: datetime) -> int:
+    """Make due what was sent to a session that is over; how many."""
+    return len(await connection.fetch(SQL["rouse_commands"], now))

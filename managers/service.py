@@ -1,0 +1,141 @@
+"""The managers process: puts the engine, the managers and dispatch together, and runs them until it is told to end.
+
+Database and broker may be away at the start or at any time; everything waits for them and goes on. Any number of these processes may run.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from broker.client import Session, SessionDown, SessionUp
+from broker.client import Settings as BrokerSettings
+from inventory.applying import Configs
+from inventory.authority import CommandSigner
+from inventory.db import Database
+from inventory.errors import Unavailable
+from inventory.store import Store
+from inventory.work import WorkQueue
+from managers.dispatch import Dispatcher, Wire
+from managers.driver import Engine, Manager, Pump, Worker
+from managers.feed import Feed
+from managers.rendering import Renderer
+from managers.settings import SERVICE, Settings
+from managers.settling import Report, Settler
+from managers.wiring import Parts, managers
+
+log = logging.getLogger(__name__)
+
+DATABASE_POLL_S = 0.2
+STOP_S = 3.0
+"""For giving back what is in hand at the end; a database that does not answer by then hears nothing, and leases run out instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The loops of a process, and what wakes them from outside."""
+
+    workers: tuple[Worker, ...]
+    pump: Pump
+    feed: Feed
+    dispatcher: Dispatcher
+    managers: tuple[Manager, ...]
+
+
+def assemble(db: Database, store: Store, renderer: Renderer, wire: Wire, signer: CommandSigner, settings: Settings) -> Running:
+    """Everything connected with everything; nothing runs yet."""
+    queue = WorkQueue(db)
+    registered = managers(Parts(db, store, Configs(db), renderer))
+    dispatcher = Dispatcher(store, wire, signer, settings.topics)
+    pumps: list[Pump] = []
+
+    def settled(report: Report) -> None:
+        pumps[0].wake(sorted(report.enqueued))
+        if "command" in report.made:
+            dispatcher.wake()
+
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+    engine = Engine(queue, Settler(store, queue, random.uniform), owner[:64], settled)
+    workers = tuple(Worker(engine, manager) for manager in registered)
+    pumps.append(Pump(queue, workers))
+    return Running(workers, pumps[0], Feed(db, queue, registered, pumps[0].wake), dispatcher, registered)
+
+
+@asynccontextmanager
+async def started(running: Running) -> AsyncIterator["asyncio.Task[None]"]:
+    """The loops run inside; the task ends only by an error that nobody expected."""
+    loops = (running.pump.run, running.feed.run, running.dispatcher.run, *(worker.run for worker in running.workers))
+    tasks = [asyncio.create_task(loop()) for loop in loops]
+    watch = asyncio.create_task(_first_to_end(tasks))
+    try:
+        yield watch
+    finally:
+        for task in (watch, *tasks):
+            task.cancel()
+        await asyncio.wait([watch, *tasks], timeout=STOP_S)
+
+
+async def _first_to_end(tasks: "list[asyncio.Task[None]]") -> None:
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def run(settings: Settings, ready: Callable[[], None]) -> None:
+    """Until SIGTERM or SIGINT. `ready` is called once database and broker have been reached. Raises ValueError and AuthorityError for
+    settings that can't work, and whatever breaks a loop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signer = CommandSigner(settings.secrets)
+    broker = BrokerSettings.from_url(settings.broker, SERVICE, settings.secrets, settings.topics)
+    db = await Database.open(settings.database, application=SERVICE, pool_size=settings.pool_size)
+    renderer = Renderer()
+    wakers: list[Callable[[], None]] = []
+
+    def on_session(event: SessionUp | SessionDown) -> None:
+        for wake in wakers if isinstance(event, SessionUp) else ():
+            wake()
+
+    try:
+        async with Session(broker, on_session) as session:
+            running = assemble(db, Store(db), renderer, session, signer, settings)
+            wakers.append(running.dispatcher.wake)
+            await _serve(running, db, session, stop, ready, settings)
+    finally:
+        await renderer.close()
+        await db.close()
+
+
+async def _serve(
+    running: Running, db: Database, session: Session, stop: asyncio.Event, ready: Callable[[], None], settings: Settings
+) -> None:
+    async with started(running) as watch:
+        ending = asyncio.create_task(stop.wait())
+        announcing = asyncio.create_task(_announce(db, session, ready))
+        try:
+            await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()
+            log.info("ending")
+        finally:
+            for task in (ending, announcing):
+                task.cancel()
+
+
+async def _announce(db: Database, session: Session, ready: Callable[[], None]) -> None:
+    await session.connected()
+    while True:
+        with contextlib.suppress(Unavailable):
+            async with db.acquire() as connection:
+                await connection.fetchval("SELECT 1")
+                break
+        await asyncio.sleep(DATABASE_POLL_S)
+    ready()
