@@ -15,6 +15,7 @@ from quart import Blueprint, Response, request
 
 from inventory import changes, idempotency
 from inventory.errors import BadRequest, Invalid, NotFound, Problem
+from inventory.filter import FilterError, compile_order
 from inventory.idempotency import Answer, Claim
 from inventory.kind import NAME, Kind
 from inventory.kinds import KINDS
@@ -63,9 +64,25 @@ async def list_resources(kind: Kind) -> Response:
     unknown = [name for name in query.fields if name not in kind.by_name or kind.by_name[name].hidden]
     if unknown:
         raise BadRequest(f"fields: a {kind.name} has no {', '.join(unknown)}", pointer="fields")
-    page = await services().store.list(kind.name, query)
+    try:
+        page = await services().store.list(kind.name, query)
+    except FilterError as error:
+        raise _placed(kind, query, error) from error
     body = {"items": page.items, "next_page_token": page.next_page_token or None, "position": page.position}
     return answer(body if page.total is None else {**body, "total": page.total})
+
+
+def _placed(kind: Kind, query: ListQuery, error: FilterError) -> BadRequest:
+    """The error with the name of the parameter that it is in."""
+    try:
+        compile_order(kind, query.order_by)
+    except FilterError:
+        name = "order_by"
+    else:
+        name = "filter"
+    placed = BadRequest(error.detail, pointer=name)
+    placed.column = error.column
+    return placed
 
 
 async def get_resource(kind: Kind, ref: str) -> Response:

@@ -1,0 +1,115 @@
+"""A web process under test: it really listens, on a real database, with a relay at work. Fixtures are in `conftest.py`."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import httpx
+
+from inventory import accounts
+from inventory.changes import Relay
+from inventory.db import Database
+from web import serving
+from web.app import create_app
+from web.serving import Address
+from web.settings import Settings
+
+T = TypeVar("T")
+
+PASSWORD = "correct horse battery staple"
+ROLES = ("viewer", "operator", "admin")
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A web process under test. Bearer tokens are the names of the roles; the user `admin` has PASSWORD."""
+
+    url: str
+    database: str
+    end: Callable[[], None]
+    """Asks it to end, as SIGTERM does."""
+
+    def client(self, role: str | None = "admin", **more: Any) -> httpx.Client:
+        headers = {} if role is None else {"Authorization": f"Bearer {role}"}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=20, **more)
+
+    def async_client(self, role: str = "admin", **more: Any) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {role}"}
+        limits = httpx.Limits(max_connections=None)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20, limits=limits, **more)
+
+
+async def _people(db: Database) -> None:
+    now = datetime.now(UTC)
+    for role in ROLES:
+        await accounts.put_token(db, role, role, role, now)
+    await accounts.add_user(db, "admin", PASSWORD, "admin", now)
+
+
+async def _live(settings: Settings, address: Address, started: "threading.Event", said: list[str], end: list[Any]) -> None:
+    stop = asyncio.Event()
+    end += [asyncio.get_running_loop(), stop]
+    db = await Database.open(settings.database, application="test-relay", pool_size=2)
+    await _people(db)
+    relay = asyncio.create_task(Relay(db).run())
+    bound = serving.listen(address)
+
+    def ready(url: str) -> None:
+        said.append(url)
+        started.set()
+
+    try:
+        await serving.serve(create_app(settings), address, bound, stop, ready)
+    finally:
+        bound.close()
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+        await db.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(stop.set)
+
+
+@contextmanager
+def running(database: str, address: Address | None = None, **settings: Any) -> Iterator[Site]:
+    """A web process in a thread of its own, so that tests of any kind can talk to it."""
+    started, said, end = threading.Event(), list[str](), list[Any]()
+    wanted = replace(Settings(database=database), **settings)
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(_live(wanted, address or Address("127.0.0.1", 0), started, said, end))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run, name="web")
+    thread.start()
+    try:
+        assert started.wait(_START_SECONDS), "the web process did not start"
+        assert said, failure
+        yield Site(said[0], database, lambda: _end(*end))
+    finally:
+        _end(*end)
+        thread.join(_START_SECONDS)
+        assert not thread.is_alive(), "the web process did not end"
+    assert not failure, failure
+
+
+def until(found: Callable[[], T], seconds: float = 10.0) -> T:
+    """What `found` gives as soon as it is true. Fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+    return value
