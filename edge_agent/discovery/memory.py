@@ -62,7 +62,7 @@ def _modules_from_udev(tree: Tree) -> tuple[int, list[smbios.MemoryModule]]:
 
 def _module_from_udev(known: dict[str, str], prefix: str) -> smbios.MemoryModule | None:
     size = whole(known.get(f"{prefix}SIZE"))
-    if not size or known.get(f"{prefix}PRESENT") == "0":
+    if size is None or size <= 0 or known.get(f"{prefix}PRESENT") == "0":
         return None
     attributes: dict[str, Any] = {name: meaningful(known.get(prefix + theirs)) for theirs, name in _FROM_UDEV.items()}
     attributes |= {"size_bytes": size, "speed_mtps": whole(known.get(f"{prefix}SPEED_MTS"))}

@@ -89,7 +89,7 @@ def _size(tree: Tree, mount: Mount) -> int | None:
     if sectors is None and mount.source.startswith("/dev/"):
         # btrfs has device numbers of its own making.
         sectors = tree.number(f"/sys/class/block/{mount.source.removeprefix('/dev/').replace('/', '!')}/size")
-    return sectors * 512 if sectors is not None else None
+    return sectors * 512 if sectors is not None and sectors >= 0 else None
 
 
 def _unescaped(text: str) -> str:

@@ -60,17 +60,15 @@ def _count_lines(tree: Tree, path: str, pattern: re.Pattern[bytes]) -> int:
 
 
 def _rpm(tree: Tree, path: str) -> int:
-    """What `rpm -qa` would list. Never writes: the database belongs to rpm, and may be on a read-only file system."""
-    location = tree.outside(path).replace("?", "%3f").replace("#", "%23")
-    try:
-        return _count_rows(f"file:{location}?mode=ro")
-    except sqlite3.OperationalError:
-        # In WAL mode a reader needs to write beside the database, unless it promises that nobody else does.
-        return _count_rows(f"file:{location}?mode=ro&immutable=1")
+    """What `rpm -qa` would list. Writes nothing: the database belongs to rpm, and may be on a read-only file system.
 
-
-def _count_rows(uri: str) -> int:
-    connection = sqlite3.connect(uri, uri=True, timeout=2.0)
+    It is in WAL mode, where a reader makes files beside it unless it promises that nobody writes. As long as the log is empty that does
+    no harm: should rpm begin in this moment, its change makes us look again.
+    """
+    log = tree.stamp(f"{path}-wal")
+    promise = "" if log and log[1] else "&immutable=1"
+    location = tree.outside(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{location}?mode=ro{promise}", uri=True, timeout=2.0)
     try:
         return int(connection.execute("SELECT count(*) FROM Packages").fetchone()[0])
     finally:

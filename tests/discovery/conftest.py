@@ -149,3 +149,25 @@ def machine(tmp_path: Path) -> Callable[[str], Recorded]:
         return made
 
     return build
+
+
+@pytest.fixture(scope="session")
+def machines_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Recorded]:
+    """As `machines`, but for tests that change files and put them back: Hypothesis runs one test many times."""
+    made: dict[str, Recorded] = {}
+
+    def get(name: str) -> Recorded:
+        if name not in made:
+            made[name] = Recorded(tmp_path_factory.mktemp(f"{name}-scratch"))
+            _load(made[name], (HERE / "trees" / f"{name}.tree").read_text())
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def machine_once(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """A machine with memory and nothing else, whose files each example of a Hypothesis test overwrites."""
+    made = Recorded(tmp_path_factory.mktemp("scratch"))
+    made.put("/proc/meminfo", b"MemTotal: 1024 kB\n")
+    return made
