@@ -38,9 +38,9 @@ def main() -> None:
     watcher.changed(0.0)
     look = _cpu_ms(lambda: watcher.changed(1.0), 500)
     print(f"one look   {look:8.3f} ms, every {LOOK_EVERY_S:g} s {look / LOOK_EVERY_S / 10:.5f} % CPU")
-    print(
-        f"memory     {_pss_kib()} KiB PSS ({_pss_kib() - before:+} KiB after all this), peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss} KiB"
-    )
+    grown = _pss_kib() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"memory     {before + grown} KiB PSS ({grown:+} KiB after all this), peak {peak} KiB")
 
 
 if __name__ == "__main__":
