@@ -188,7 +188,7 @@ class Fleet:
                 return bool(
                     await connection.fetchval(
                         "SELECT NOT EXISTS (SELECT 1 FROM changes_in) AND NOT EXISTS (SELECT 1 FROM work WHERE lease_until IS NOT NULL "
-                        "OR (due_at <= now() + interval '6 seconds' AND NOT halted)) "
+                        "OR (due_at <= now() + interval '3 seconds' AND NOT halted AND manager <> 'notification')) "
                         "AND (SELECT position FROM relay) = (SELECT position FROM cursors WHERE name = 'managers')"
                     )
                 )
