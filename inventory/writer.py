@@ -17,11 +17,11 @@ from tortoise.exceptions import IntegrityError
 from inventory import labels
 from inventory.actor import Actor
 from inventory.changes import Draft, append
-from inventory.db import Tx
+from inventory.db import Tx, dumps
 from inventory.errors import Conflict, Forbidden, Invalid, LeaseLost, NotFound, PreconditionFailed, Problem
 from inventory.filter import FilterError, compile_filter
 from inventory.ids import new_id
-from inventory.kind import Kind, Uses
+from inventory.kind import Kind, Scalar, Uses
 from inventory.kinds import BY_NAME, KINDS, ROWS
 from inventory.resource import Resource, changed_paths, column, from_row, logged, source, time_text
 from inventory.validate import Values, create_values, patch_values
@@ -87,6 +87,10 @@ class Writer:
             raise Conflict(f"{kind.name} {current['name']} is being deleted")
         self._check_transition(kind, current, values)
         await self._resolve_references(kind, values, current["id"])
+        # A reference given by name differs from the id that is kept, until it is resolved.
+        values = {name: value for name, value in values.items() if not _same(current.get(name), value)}
+        if not values:
+            return str(current["id"])
         self._check_selectors(kind, values)
         if kind.states and kind.states.removal and values.get("desired_state") == kind.states.removal:
             values["deleted_at"] = self.at
@@ -176,7 +180,8 @@ class Writer:
     async def load(self, kind: Kind, ref: str, if_match: int | None = None) -> Resource:
         """The resource by id or name, its row locked. Hidden fields are in it. Raises NotFound, PreconditionFailed."""
         row = await self.tx.raw.fetchrow(
-            f"SELECT {_write_list(kind)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1 FOR UPDATE OF r",
+            f"SELECT {_write_list(kind)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 "
+            "ORDER BY r.id = $1 DESC LIMIT 1 FOR UPDATE OF r",
             ref,
         )
         if row is None:
@@ -204,7 +209,7 @@ class Writer:
             values.setdefault("current_state", kind.states.initial_current)
             values.setdefault("status", _pending(self.at))
         async with self._names(kind, values["name"]):
-            await ROWS[kind.name].create(using_db=self.tx.client, **values)
+            await ROWS[kind.name].create(using_db=self.tx.client, **_columns(kind, values))
         if kind.name == "host":
             await labels.refresh(self.tx, [id])
         [after] = await self._read(kind, [id])
@@ -217,7 +222,7 @@ class Writer:
         if any(kind.by_name[name].intent for name in values):
             stored["generation"] = current["generation"] + 1
         async with self._names(kind, values.get("name", "")):
-            await ROWS[kind.name].filter(id=current["id"]).using_db(self.tx.client).update(**stored)
+            await ROWS[kind.name].filter(id=current["id"]).using_db(self.tx.client).update(**_columns(kind, stored))
         if kind.name == "host" and ("labels" in values or "site" in values):
             await labels.refresh(self.tx, [current["id"]])
         [after] = await self._read(kind, [current["id"]])
@@ -298,7 +303,8 @@ class Writer:
         await self.tx.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{kind.name} tree")
         cycle = await self.tx.raw.fetchval(
             f'WITH RECURSIVE up AS (SELECT id, "{name}" AS above FROM "{kind.table}" WHERE id = $1 '
-            f'UNION SELECT t.id, t."{name}" FROM "{kind.table}" t JOIN up ON t.id = up.above) SELECT EXISTS (SELECT 1 FROM up WHERE id = $2)',
+            f'UNION SELECT t.id, t."{name}" FROM "{kind.table}" t JOIN up ON t.id = up.above) '
+            "SELECT EXISTS (SELECT 1 FROM up WHERE id = $2)",
             above,
             id,
         )
@@ -352,6 +358,16 @@ class Writer:
 def _write_list(kind: Kind) -> str:
     """What a write reads of a row: all but what is computed for display."""
     return ", ".join(f'{column(f)} AS "{f.name}"' for f in kind.fields if not (f.computed and f.restless))
+
+
+def _columns(kind: Kind, values: Values) -> Values:
+    """The values as Tortoise wants them: it takes a str for a JSON column to be JSON already."""
+
+    def encoded(name: str, value: Any) -> Any:
+        is_json = name in kind.by_name and kind.by_name[name].scalar is Scalar.JSON
+        return dumps(value) if is_json and isinstance(value, str) else value
+
+    return {name: encoded(name, value) for name, value in values.items()}
 
 
 def _referrers(kind: Kind, mode: Uses) -> list[tuple[Kind, str]]:
