@@ -55,7 +55,7 @@ class ApiError(ClientError):
     """The server refused. `status` is HTTP's, `title` and `detail` the problem's, `errors` name the members."""
 
     def __init__(self, status: int, title: str, detail: str, errors: Sequence[FieldError] = (), retry_after: float | None = None) -> None:
-        super().__init__("\n".join([detail or title, *(f"{one.pointer}: {one.detail}" for one in errors if one.pointer)]))
+        super().__init__("; ".join(f"{one.pointer}: {one.detail}" for one in errors if one.pointer) or detail or title)
         self.status = status
         self.title = title
         self.detail = detail

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from fleetward import launch, postgres
+from tests.waiting import until
 from inventory.db import migrate
 
 _START_SECONDS = 60.0
@@ -46,14 +46,6 @@ class Databases:
         return self.cluster.url(name)
 
 
-def _until(predicate: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} took more than {seconds} s")
-        time.sleep(0.02)
-
-
 def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
     command = launch.through(cluster.command(), user=cluster.owner.user, death=signal.SIGQUIT)
     with log.open("wb") as out:
@@ -69,7 +61,7 @@ def databases() -> Iterator[Databases]:
     cluster = postgres.prepare(home / "postgres", postgres.throwaway())
     server = _start(cluster, log)
     try:
-        _until(lambda: server.poll() is not None or cluster.ready(), _START_SECONDS, "the start of PostgreSQL")
+        until(lambda: server.poll() is not None or cluster.ready(), _START_SECONDS, "the start of PostgreSQL")
         assert server.poll() is None, log.read_text()
         cluster.ensure_database()
         yield Databases(cluster)

@@ -35,9 +35,9 @@ def value_at(resource: Mapping[str, Any], path: str) -> Any:
 
 
 def cell(column: str, value: Any, now: datetime) -> str:
+    if value in (None, "", [], {}):
+        return "-"
     match value:
-        case None | "" | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case int() | float() if column.endswith("_bytes"):
@@ -62,7 +62,7 @@ def size(number: float) -> str:
     unit = 0
     while abs(number) >= 1024 and unit < len(_UNITS) - 1:
         number, unit = number / 1024, unit + 1
-    return f"{number:.3g} {_UNITS[unit]}"
+    return f"{number:.0f} {_UNITS[unit]}" if number >= 100 else f"{number:.3g} {_UNITS[unit]}"
 
 
 def age(text: str, now: datetime) -> str:

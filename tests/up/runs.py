@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,7 @@ from typing import Any
 
 import psutil
 
-
-def until(predicate: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for a predicate; fail with `what` when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not predicate():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+from tests.waiting import until
 
 
 @dataclass(slots=True)

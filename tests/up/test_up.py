@@ -9,7 +9,8 @@ import time
 
 from fleetward import launch, postgres
 from fleetward.owner import owner
-from tests.up.runs import Run, Ups, gone, until
+from tests.up.runs import Run, Ups, gone
+from tests.waiting import until
 
 EVERYONE = {"postgres", "broker", "inventory", "managers", "web", "agent"}
 

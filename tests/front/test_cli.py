@@ -1,0 +1,243 @@
+"""The command line against the real API: what goes to standard output, what to standard error, and which exit code."""
+
+import json
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import Result
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from fleetward.client import ApiError, Client, Conflict, Denied, NotFound, Unreachable
+from tests.waiting import until
+
+Fleet = Callable[..., Result]
+
+
+def ok(result: Result) -> str:
+    """Its standard output, provided it succeeded."""
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def site(fleet: Fleet, name: str, *more: str) -> str:
+    ok(fleet("create", "site", name, *more))
+    return name
+
+
+def test_create_get_label_delete(fleet: Fleet) -> None:
+    """A resource's life by single commands, its kind named in the singular or the plural."""
+    made = json.loads(
+        ok(fleet("create", "site", "life", "--set", "timezone=Europe/Berlin", "--label", "line=4", "--title", "A life", "-o", "json"))
+    )
+    assert (made["name"], made["timezone"], made["labels"], made["title"]) == ("life", "Europe/Berlin", {"line": "4"}, "A life")
+    assert json.loads(ok(fleet("get", "sites", "life", "-o", "json"))) == made
+    assert json.loads(ok(fleet("get", "Site", made["id"], "-o", "json"))) == made
+    assert ok(fleet("label", "site", "life", "line-", "hall=north")) == "site/life labelled\n"
+    assert json.loads(ok(fleet("get", "site/life", "-o", "json")))["labels"] == {"hall": "north"}
+    assert ok(fleet("delete", "site", "life", "--dry-run")) == "site/life would be deleted\n"
+    assert ok(fleet("delete", "site", "life")) == "site/life deleted\n"
+    assert fleet("get", "site", "life").exit_code == 3
+
+
+def test_formats(fleet: Fleet) -> None:
+    """Each format is what it says: parseable, complete, and alone on standard output."""
+    names = [site(fleet, f"format-{n}", "--label", "set=formats") for n in range(3)]
+    chosen = ("get", "sites", "--filter", 'labels.set = "formats"', "--sort", "-name")
+    listed = json.loads(ok(fleet(*chosen, "-o", "json")))
+    assert [item["name"] for item in listed["items"]] == names[::-1]
+    assert listed["next_page_token"] is None
+    assert listed["position"] >= 0
+    assert [json.loads(line) for line in ok(fleet(*chosen, "-o", "jsonl")).splitlines()] == listed["items"]
+    assert list(yaml.safe_load_all(ok(fleet(*chosen, "-o", "yaml")))) == [item | {} for item in yaml.safe_load(json.dumps(listed["items"]))]
+    assert ok(fleet(*chosen, "-o", "name")).splitlines() == [f"site/{name}" for name in names[::-1]]
+    head, *rows = ok(fleet(*chosen)).splitlines()
+    assert head.split() == ["NAME", "TITLE", "REGION", "TIMEZONE"]
+    assert [row.split()[0] for row in rows] == names[::-1]
+    assert "ID" in ok(fleet(*chosen, "-o", "wide")).splitlines()[0].split()
+
+
+def test_an_empty_list_is_no_error(fleet: Fleet) -> None:
+    """Nothing found: a head for people, an empty list for programs, exit 0."""
+    nothing = fleet("get", "hosts", "--filter", 'name = "nobody"')
+    assert "no hosts" in nothing.stderr
+    assert json.loads(ok(fleet("get", "hosts", "--filter", 'name = "nobody"', "-o", "json")))["items"] == []
+
+
+def test_many_pages_are_one_list(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the API gives in pages comes as one list."""
+    names = [site(fleet, f"page-{n}") for n in range(5)]
+    monkeypatch.setattr("fleetward.cli.resources.PAGE_SIZE", 2)
+    found = ok(fleet("get", "sites", "--filter", 'name = "page-*"', "--sort", "name", "-o", "name"))
+    assert found.splitlines() == [f"site/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("get", "spaceships"), 2, "spaceships is no kind; there is region, site, host"),
+        (("get", "site", "nowhere"), 3, "nowhere"),
+        (("describe", "host", "nobody"), 3, "nobody"),
+        (("get", "hosts", "--filter", "presence ="), 1, "filter"),
+        (("get", "hosts", "--filter", "nothing = 4"), 1, "nothing"),
+        (("get", "hosts", "--sort", "nothing"), 1, "nothing"),
+        (("get", "hosts", "one", "--filter", 'name = "x"'), 2, "names, or --filter"),
+        (("get", "hosts", "-o", "pdf"), 2, "pdf"),
+        (("create", "site", "Not A Name"), 1, "/name"),
+        (("create", "site", "typo", "--set", "timezon=UTC"), 1, "/timezon"),
+        (("create", "site", "typo", "--set", "timezone"), 2, "KEY=VALUE"),
+        (("create", "site", "typo", "--set", "latitude=north"), 1, "/latitude"),
+        (("create", "component", "typo"), 1, "component"),
+        (("label", "site", "nowhere", "a=b"), 3, "nowhere"),
+        (("delete", "site"), 2, "which site"),
+        (("delete", "site", "nowhere"), 3, "nowhere"),
+        (("wait", "site/nowhere", "--for=current"), 3, "nowhere"),
+        (("wait", "site/nowhere", "--for=sunshine"), 2, "current, deleted or FIELD=VALUE"),
+        (("wait", "site/nowhere", "--for=current", "--timeout", "soon"), 2, "duration"),
+        (("token", "create", "--uses", "0"), 2, "uses"),
+        (("token", "create", "--site", "nowhere"), 1, "nowhere"),
+        (("apply", "-f", "/nonexistent.yaml"), 2, "/nonexistent.yaml: No such file"),
+        (("--server", "fleet.example", "get", "hosts"), 2, "give a URL"),
+        (("up", "--broker", "rabbit"), 2, "rabbit"),
+        (("frobnicate",), 2, "frobnicate"),
+    ],
+)
+def test_refusals(fleet: Fleet, arguments: tuple[str, ...], code: int, words: str) -> None:
+    """Each mistake: its exit code, words that name it, nothing on standard output, no traceback."""
+    result = fleet(*arguments, env={} if arguments[0] != "--server" else {"FLEETWARD_SERVER": ""})
+    assert result.exit_code == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not result.stdout
+
+
+def test_no_server_and_no_token(fleet: Fleet) -> None:
+    """Without a server, with a wrong one, and with a wrong token: exit 2 and what to do."""
+    assert "fleetward up" in (none := fleet("get", "hosts", env={"FLEETWARD_SERVER": None})).stderr
+    assert none.exit_code == 2
+    assert "does not answer" in (away := fleet("get", "hosts", "--server", "http://127.0.0.1:9")).stderr
+    assert away.exit_code == 2
+    assert "--token" in (denied := fleet("get", "hosts", "--token", "wrong")).stderr
+    assert denied.exit_code == 2
+
+
+def test_conflicts_have_their_own_code(fleet: Fleet) -> None:
+    """A name that is taken, and a delete of what is in use: exit 4, naming the user."""
+    ok(fleet("create", "region", "used"))
+    site(fleet, "user-of-it", "--set", "region=used")
+    assert fleet("create", "region", "used").exit_code == 4
+    refused = fleet("delete", "region", "used")
+    assert refused.exit_code == 4
+    assert "user-of-it" in refused.stderr
+
+
+def test_describe_and_events_tell_the_story(fleet: Fleet) -> None:
+    """A description has fields, labels and the last changes; the event list has the same changes."""
+    site(fleet, "story", "--label", "line=9")
+    ok(fleet("label", "site", "story", "line=10"))
+    identity = json.loads(ok(fleet("get", "site", "story", "-o", "json")))["id"]
+
+    def events() -> list[dict[str, str]]:
+        return [json.loads(line) for line in ok(fleet("events", "--kind", "sites", "--id", identity, "-o", "jsonl")).splitlines()]
+
+    until(lambda: len(events()) == 2, 10, "the changes have not been published")
+    text = ok(fleet("describe", "site", "story"))
+    assert re.search(r"^name: +story$", text, re.MULTILINE)
+    assert re.search(r"^  line: 10$", text, re.MULTILINE)
+    assert "LAST CHANGES" in text
+    seen = events()
+    assert [event["op"] for event in seen] == ["created", "updated"]
+    assert "site/story" in ok(fleet("events", "--id", identity))
+    after = ok(fleet("events", "--id", identity, "--after", str(seen[0]["position"]), "-o", "name"))
+    assert after.splitlines() == ["site/story"]
+
+
+def test_edit_sends_only_what_changed(fleet: Fleet, tmp_path: Path) -> None:
+    """The editor sees the user's fields; what it changes is changed, and nothing else; an unchanged file does nothing."""
+    site(fleet, "edited", "--set", "timezone=UTC", "--label", "a=1")
+    editor = tmp_path / "editor"
+    editor.write_text(
+        '#!/bin/sh\ncp "$1" ' + str(tmp_path / "seen") + "\nsed -i -e 's/timezone: UTC/timezone: Europe\\/Paris/' -e '/^  a: /d' \"$1\"\n"
+    )
+    editor.chmod(0o755)
+    assert ok(fleet("edit", "site", "edited", env={"EDITOR": str(editor), "VISUAL": ""})) == "site/edited changed\n"
+    assert "version" not in (tmp_path / "seen").read_text()
+    after = json.loads(ok(fleet("get", "site", "edited", "-o", "json")))
+    assert (after["timezone"], after["labels"]) == ("Europe/Paris", {})
+    unchanged = fleet("edit", "site", "edited", env={"EDITOR": "true", "VISUAL": ""})
+    assert "nothing changed" in unchanged.stderr
+    assert json.loads(ok(fleet("get", "site", "edited", "-o", "json")))["version"] == after["version"]
+    assert fleet("edit", "site", "edited", env={"EDITOR": "false", "VISUAL": ""}).exit_code == 1
+
+
+def test_wait(fleet: Fleet) -> None:
+    """What is so already is waited for no longer; what does not come in time is exit 5."""
+    site(fleet, "waited", "--set", "timezone=UTC")
+    ok(fleet("wait", "site/waited", "--for=timezone=UTC"))
+    ok(fleet("wait", "site/waited", "--for=current"))
+    late = fleet("wait", "site", "waited", "--for=timezone=Mars", "--timeout", "300ms")
+    assert late.exit_code == 5
+    ok(fleet("delete", "site", "waited"))
+    ok(fleet("wait", "site/waited", "--for=deleted"))
+
+
+def test_token_create_prints_the_token_alone(fleet: Fleet) -> None:
+    """Standard output is one line, the token; the rest is talk. What was asked for is what was made."""
+    site(fleet, "hall")
+    result = fleet("token", "create", "--uses", "3", "--ttl", "2h", "--site", "hall", "--label", "line=4", "--approve")
+    assert len(ok(result).split()) == 1
+    assert "fleetward-agent enroll" in result.stderr
+    assert result.stdout.strip() not in result.stderr
+    [made] = [one for one in json.loads(ok(fleet("get", "enrollment-tokens", "-o", "json")))["items"] if one["uses"] == 3]
+    assert (made["approve"], made["given_labels"]) == (True, {"line": "4"})
+    assert "token" not in made
+
+
+def test_integration_create_writes_a_key_that_fits(fleet: Fleet, tmp_path: Path) -> None:
+    """Certificate, key and CA are there, belong together, and the key is for its owner's eyes only."""
+    out = tmp_path / "grafana"
+    assert ok(fleet("integration", "create", "grafana", "--write", "--out", str(out))) == f"{out}\n"
+    key = load_pem_private_key((out / "client.key").read_bytes(), None)
+    certificate = x509.load_pem_x509_certificate((out / "client.crt").read_bytes())
+    authority = x509.load_pem_x509_certificate((out / "ca.crt").read_bytes())
+    assert certificate.public_key() == key.public_key()
+    assert certificate.subject.rfc4514_string().count("CN=grafana") == 1
+    certificate.verify_directly_issued_by(authority)
+    assert stat.S_IMODE((out / "client.key").stat().st_mode) == 0o600
+    both = fleet("integration", "create", "both", "--write", "--write-unsigned", "--out", str(out))
+    assert both.exit_code == 2
+
+
+def test_the_client_raises_what_happened(api: "object") -> None:
+    """Each refusal is an exception of its own, with status and members; what a version guards is guarded."""
+    with api.client() as client:  # type: ignore[attr-defined]
+        made = client.create("sites", {"name": "typed"})
+        with pytest.raises(Conflict) as taken:
+            client.create("sites", {"name": "typed"})
+        assert taken.value.status == 409
+        assert client.create("sites", {"name": "imagined"}, dry_run=True)["name"] == "imagined"
+        with pytest.raises(NotFound):
+            client.get("sites", "imagined")
+        with pytest.raises(ApiError) as wrong:
+            client.patch("sites", "typed", {"latitude": 1000})
+        assert wrong.value.errors[0].pointer == "/latitude"
+        client.patch("sites", "typed", {"title": "Newer"})
+        with pytest.raises(Conflict) as lost:
+            client.patch("sites", "typed", {"title": "Older"}, version=made["version"])
+        assert lost.value.status == 412
+        once = client.create("sites", {"name": "once"}, idempotency_key="k-1")
+        assert client.create("sites", {"name": "once"}, idempotency_key="k-1")["id"] == once["id"]
+        page = client.page("sites", filter='name = "typed"', count=True)
+        assert (page.total, page.next_page_token) == (1, None)
+        stream = client.stream(after=page.position, kinds=("site",))
+        client.patch("sites", "typed", {"title": "Streamed"})
+        assert next(stream).resource["title"] == "Streamed"
+        assert client.whoami()["name"]
+        with pytest.raises(Denied), Client(client.server) as stranger:
+            stranger.kinds()
+        with pytest.raises(Unreachable), Client("http://127.0.0.1:9") as nowhere:
+            nowhere.kinds()
