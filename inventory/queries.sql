@@ -516,3 +516,58 @@ UPDATE ingest_lease SET subscribed_since = CASE WHEN $3 THEN now() END WHERE own
 -- name: find_integration
 -- $1 name
 SELECT id, name, write, certificate FROM integrations WHERE name = $1;
+
+------------------------------------------------------------------------------------------------------------------ dashboard
+
+-- name: fleet_numbers
+-- The fleet in one row. `waiting`: known and not approved.
+SELECT count(*) AS hosts, count(*) FILTER (WHERE presence = 'online') AS online, count(*) FILTER (WHERE presence = 'stale') AS stale,
+       count(*) FILTER (WHERE presence = 'offline') AS offline, count(*) FILTER (WHERE presence = 'never') AS never,
+       count(*) FILTER (WHERE desired_state = 'registered') AS waiting,
+       (SELECT count(*) FROM config) AS configs, (SELECT count(*) FROM site) AS sites,
+       (SELECT count(*) FROM host_config) AS placed,
+       (SELECT count(*) FROM host_config WHERE status->>'indicator' = 'idle') AS settled,
+       (SELECT count(*) FROM host_config WHERE (status->>'halted')::boolean) AS halted,
+       (SELECT count(*) FROM host_config WHERE current_state = 'drifted') AS drifted,
+       (SELECT count(DISTINCT host) FROM host_config WHERE status->>'indicator' IS DISTINCT FROM 'idle') AS pending
+FROM host;
+
+-- name: versions_in_use
+SELECT 'agent_version' AS what, coalesce(agent_version, '') AS value, count(*) AS n FROM host WHERE presence <> 'never' GROUP BY 2
+UNION ALL
+SELECT 'os_version', coalesce(concat_ws(' ', os_name, os_version), ''), count(*) FROM host WHERE presence <> 'never' GROUP BY 2
+ORDER BY 1, 3 DESC, 2;
+
+-- name: work_of_hosts
+-- What is under way or in the way of these hosts. $1 host ids
+SELECT host, count(*) FILTER (WHERE status->>'indicator' IS DISTINCT FROM 'idle') AS pending,
+       count(*) FILTER (WHERE (status->>'halted')::boolean) AS halted, count(*) AS placed
+FROM host_config WHERE host = ANY ($1::text[]) GROUP BY host;
+
+-- name: work_of_configs
+-- How far configs are on their hosts. $1 config ids
+SELECT config, count(*) AS hosts, count(*) FILTER (WHERE status->>'indicator' = 'idle') AS settled,
+       count(*) FILTER (WHERE (status->>'halted')::boolean) AS halted,
+       count(*) FILTER (WHERE NOT coalesce((status->>'halted')::boolean, false) AND status->>'indicator' = 'error') AS failing
+FROM host_config WHERE config = ANY ($1::text[]) GROUP BY config;
+
+-- name: health_of_sites
+-- Hosts by site; those at no site under NULL.
+SELECT h.site, count(*) AS hosts, count(*) FILTER (WHERE h.presence = 'online') AS online, count(*) FILTER (WHERE h.presence = 'stale') AS stale,
+       count(*) FILTER (WHERE h.presence = 'offline') AS offline,
+       count(*) FILTER (WHERE EXISTS (SELECT 1 FROM host_config c WHERE c.host = h.id AND (c.status->>'halted')::boolean)) AS halted
+FROM host h GROUP BY h.site;
+
+-- name: things_of_host
+-- Ids of all that a host's story is told by: itself, its hardware, its configs, its last commands. $1 host id
+SELECT $1::text AS id
+UNION ALL SELECT id FROM component WHERE host = $1
+UNION ALL SELECT id FROM host_config WHERE host = $1
+UNION ALL (SELECT id FROM command WHERE host = $1 ORDER BY created_at DESC LIMIT 200);
+
+-- name: unread_notifications
+SELECT count(*) FROM (SELECT 1 FROM notification WHERE read_at IS NULL LIMIT 1000) AS unread;
+
+-- name: unread_ids
+-- The ids that nobody has read yet, oldest first. $1 how many at most
+SELECT id FROM notification WHERE read_at IS NULL ORDER BY created_at LIMIT $1;

@@ -1,0 +1,143 @@
+"""A device's durable stream and its sessions: what the next message means, decided without a database. Pure; called by `inventory.ingest`.
+
+A stream takes each `seq` once and in order; an epoch is left for ever when a new one begins at 1. Sessions and epochs are compared for
+equality, never for order, because clocks lie: one that has been seen and left (the last `KEPT` of each) never comes back into effect.
+
+Source: design.md section 4 ("Up", "Sessions and epochs").
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+
+from broker.messages import Ack, Heartbeat, Presence
+
+KEPT = 8
+"""Retired sessions, and retired epochs, that are remembered."""
+
+NEVER_GIVEN = 2**53 - 1
+"""A seq that no device reaches: the answer to a retired epoch. A device that still uses it has been rolled back, and begins a new one."""
+
+CALM = timedelta(minutes=10)
+"""A session that has lasted so long ends the suspicion that two machines take turns."""
+
+TURNS = 3
+"""So often a retired session, or a left boot, has to come back before it is called a clone: once may be a message that was late."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """One row of `device_stream` under its lock, being changed. `retired` holds [session, boot_id], the newest last."""
+
+    host: str
+    epoch: str | None = None
+    seq: int = 0
+    session: str | None = None
+    session_since: datetime | None = None
+    boot_id: str | None = None
+    retired: list[list[str | None]] = field(default_factory=list)
+    retired_epochs: list[str] = field(default_factory=list)
+    keepalive_s: int = 30
+    heartbeat_s: int = 30
+    flaps: int = 0
+
+
+class Verdict(Enum):
+    """What a durable message is to its stream."""
+
+    NEXT = "next"
+    DUPLICATE = "duplicate"
+    GAP = "gap"
+    RETIRED = "retired"
+
+
+def judge(stream: Stream, epoch: str, seq: int) -> Verdict:
+    if epoch == stream.epoch:
+        if seq == stream.seq + 1:
+            return Verdict.NEXT
+        return Verdict.DUPLICATE if seq <= stream.seq else Verdict.GAP
+    if epoch in stream.retired_epochs:
+        return Verdict.RETIRED
+    return Verdict.NEXT if seq == 1 else Verdict.GAP
+
+
+def take(stream: Stream, epoch: str, seq: int) -> None:
+    """The message that `judge` called NEXT is part of this transaction."""
+    if epoch != stream.epoch:
+        if stream.epoch is not None:
+            stream.retired_epochs = [*stream.retired_epochs, stream.epoch][-KEPT:]
+        stream.epoch = epoch
+    stream.seq = seq
+
+
+def answer(stream: Stream, epoch: str, verdict: Verdict) -> Ack:
+    """What the device is told after the commit."""
+    if verdict is Verdict.RETIRED:
+        return Ack(epoch=epoch, seq=NEVER_GIVEN)
+    return Ack(epoch=epoch, seq=stream.seq if epoch == stream.epoch else 0)
+
+
+class Heard(Enum):
+    """What a presence message or a heartbeat says."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    IGNORED = "ignored"
+    CLONED = "cloned"
+    """Ignored, and it is by now certain that two machines use this identity."""
+
+
+def hear_presence(stream: Stream, message: Presence, at: datetime) -> Heard:
+    """A session begins or ends."""
+    if not message.online:
+        return _end(stream, message.session)
+    if _is_retired(stream, message.session):
+        return _flap(stream)
+    cloned = Heard.IGNORED
+    if message.session != stream.session:
+        if message.boot_id != stream.boot_id and any(boot == message.boot_id for _, boot in stream.retired):
+            cloned = _flap(stream)
+        _begin(stream, message.session, at)
+    stream.boot_id = message.boot_id
+    stream.keepalive_s, stream.heartbeat_s = message.keepalive_s, message.heartbeat_s
+    return Heard.CLONED if cloned is Heard.CLONED else Heard.ONLINE
+
+
+def hear_heartbeat(stream: Stream, message: Heartbeat, at: datetime) -> Heard:
+    """A session that is not known began while nobody listened: it is taken for current, its boot unknown until it says."""
+    if _is_retired(stream, message.session):
+        return _flap(stream)
+    if message.session != stream.session:
+        _begin(stream, message.session, at)
+        stream.boot_id = None
+    return Heard.ONLINE
+
+
+def _begin(stream: Stream, session: str, at: datetime) -> None:
+    if stream.session_since is not None and at - stream.session_since > CALM:
+        stream.flaps = 0
+    _retire(stream)
+    stream.session, stream.session_since = session, at
+
+
+def _end(stream: Stream, session: str) -> Heard:
+    """Only the current session ends; the Will of an earlier one is late and harms nobody."""
+    if session != stream.session:
+        return Heard.IGNORED
+    _retire(stream)
+    stream.session = None
+    return Heard.OFFLINE
+
+
+def _retire(stream: Stream) -> None:
+    if stream.session is not None:
+        stream.retired = [*stream.retired, [stream.session, stream.boot_id]][-KEPT:]
+
+
+def _is_retired(stream: Stream, session: str) -> bool:
+    return any(retired == session for retired, _ in stream.retired)
+
+
+def _flap(stream: Stream) -> Heard:
+    stream.flaps += 1
+    return Heard.CLONED if stream.flaps == TURNS else Heard.IGNORED
