@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from fleetward import launch, postgres
-from tests.waiting import until
 from inventory.db import migrate
+from tests.waiting import until
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0

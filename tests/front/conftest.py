@@ -1,4 +1,4 @@
-"""A real API (web, inventory and broker on a database of their own) for the command line's tests, and `fleet`, which runs commands against it."""
+"""A real API (web, inventory and broker on a database of their own), and `fleet`, which runs commands against it."""
 
 import os
 import subprocess
