@@ -1,0 +1,116 @@
+"""kill -9 of each process in turn, the supervisor last, while devices discover and intents are set: nothing is lost."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.system.conftest import Installation, until
+from tests.system.ports import free_port
+
+SERVICES = ("agent", "web", "managers", "inventory", "broker", "postgres")
+CONVERGED_SECONDS = 60.0
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> Iterator[Installation]:
+    """An installation of this test's own, with this machine's agent."""
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o711)
+    it = Installation(tmp_path / "data", free_port(), free_port())
+    it.start()
+    yield it
+    it.stop()
+
+
+class Intents(threading.Thread):
+    """Somebody who keeps asking: a config a time, its content changed again and again, remembering what was promised (2xx)."""
+
+    def __init__(self, installation: Installation, files: Path) -> None:
+        super().__init__(daemon=True)
+        self.installation, self.files = installation, files
+        self.promised: dict[str, str] = {}
+        self.asked = 0
+        self.enough = threading.Event()
+
+    def run(self) -> None:
+        while not self.enough.wait(0.1):
+            self.ask()
+
+    def ask(self) -> None:
+        self.asked += 1
+        name, content = f"intent-{self.asked % 7}", f"{self.asked}\n"
+        body = {"selector": "", "files": [{"path": str(self.files / name), "content": content}]}
+        try:
+            answer = self.installation.call("PATCH", f"/api/v1/configs/{name}", json=body)
+            if answer.status_code == 404:
+                answer = self.installation.call("POST", "/api/v1/configs", json=body | {"name": name})
+        except httpx.HTTPError:
+            self.promised.pop(name, None)  # unknown whether it was taken: neither content can be demanded
+            return
+        if answer.is_success:
+            self.promised[name] = content
+        elif answer.status_code >= 500:
+            self.promised.pop(name, None)
+
+
+def all_current(installation: Installation, intents: Intents) -> Any:
+    """Whether every promise stands on the device, and everything is as wanted."""
+    try:
+        unsettled = installation.items("host-configs", 'NOT status.indicator = "idle"')
+        configs = installation.items("configs")
+    except (httpx.HTTPError, AssertionError):
+        return False
+    wanted = {config["name"]: config["files"][0]["content"] for config in configs}
+    assert all(wanted.get(name) == content for name, content in intents.promised.items()), "a 2xx was lost"
+    return (
+        not unsettled
+        and wanted
+        and all((intents.files / name).exists() and (intents.files / name).read_text() == text for name, text in wanted.items())
+    )
+
+
+def kill_and_await(installation: Installation, service: str) -> None:
+    """kill -9, then wait for the supervisor to have started it again."""
+    pid = installation.pid(service)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: installation.pid(service) != pid and psutil.pid_exists(installation.pid(service)), 15, f"{service} to be back")
+
+
+def ask_on(intents: Intents, times: int) -> None:
+    before = intents.asked
+    until(lambda: intents.asked > before + times, 30, "somebody to ask on")
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_when_anything_is_killed(fragile: Installation) -> None:
+    """Each service comes back by itself; after the supervisor, the next `up` finds no orphan; all is current within 60 s."""
+    files = fragile.data / "agent" / "files"
+    intents = Intents(fragile, files)
+    intents.start()
+    until(lambda: len(intents.promised) >= 3, 30, "the first promises")
+    for service in SERVICES:
+        kill_and_await(fragile, service)
+        ask_on(intents, 3)
+    children = psutil.Process(fragile.process.pid).children(recursive=True) if fragile.process else []
+    assert len(children) >= len(SERVICES)
+    os.kill(fragile.pid("supervisor"), signal.SIGKILL)
+    until(
+        lambda: not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE],
+        15,
+        "no orphan to be left",
+    )
+    fragile.start()
+    ask_on(intents, 10)
+    intents.enough.set()
+    intents.join(30)
+    until(lambda: all_current(fragile, intents), CONVERGED_SECONDS, "everything to be current")
+    assert intents.promised
+    [host] = fragile.items("hosts")
+    assert host["presence"] == "online" and host["cpu_cores"]
