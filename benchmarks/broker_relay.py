@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from amqtt.broker import Broker
 
+from broker.__main__ import shrink_tls_buffers
 from broker.acl import Acl, Class
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
@@ -172,6 +173,7 @@ async def serve(kind: str, directory: Path, tls: bool) -> None:
     """In a process of its own: `ours` or `amqtt`. Prints the port."""
     logging.disable(logging.WARNING)
     if kind == "ours":
+        shrink_tls_buffers()
         rules = (
             Rules.by_certificate(Acl(T), Tls(directory / "broker.crt", directory / "broker.key", directory / "ca.crt"))
             if tls

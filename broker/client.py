@@ -149,9 +149,11 @@ class _Client(aiomqtt.Client):
             keepalive=settings.keepalive_s,
             timeout=settings.timeout_s,
             tls_context=settings.tls.context() if settings.tls else None,
-            max_inflight_messages=settings.unacknowledged,
+            # Unbounded in paho, bounded by `_room`: with a bound of its own, paho walks all that is in flight at each PUBACK.
+            max_inflight_messages=0,
             max_queued_outgoing_messages=0,
         )
+        self._client.disable_logger()  # it formats several lines a message, for nobody
         self._sink = sink
         self._room = asyncio.Semaphore(settings.unacknowledged)
         self._unacknowledged: dict[int, asyncio.Future[None] | None] = {}

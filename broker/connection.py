@@ -96,8 +96,8 @@ class Behind(Protocol):
     def relay(self, source: "Connection", publish: Publish) -> None:
         """Route a message of QoS 0 or 1 that its sender may publish."""
 
-    def acknowledged(self, connection: "Connection", packet_id: int) -> None:
-        """The client has acknowledged a QoS 1 message."""
+    def acknowledged(self, connection: "Connection", packet_id: int) -> bool:
+        """The client has acknowledged a QoS 1 message. False: not one that was relayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._framer = Framer(limits.packet_bytes)
         self._state = _State.NEW
+        self._opened = False
         self._early: list[Packet] = []
         self._admitted: Admitted | None = None
         self._allowed: dict[str, bool] = {}
@@ -224,8 +225,10 @@ class Connection(asyncio.Protocol):
         self._out = Outbox(self._transport, self.limits.bounds(admitted.identity), self.cut)
 
     def open(self) -> None:
-        """CONNACK is written: from here on packets count."""
+        """CONNACK is written, and amqtt awaits the end: from here on packets count."""
+        self._opened = True
         if self._state is not _State.ADMITTING:
+            self.slowpath.end()
             return
         self._state = _State.OPEN
         self._last_heard = self._loop.time()
@@ -259,15 +262,15 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        leaving, self._state = self._state is _State.LEAVING, _State.CLOSED
+        before, self._state = self._state, _State.CLOSED
         if self._keepalive is not None:
             self._keepalive.cancel()
         if self._out is not None:
             self._out.end()
         if not self.first.done():
             self.first.set_exception(ConnectionError("closed before CONNECT"))
-        if not leaving:
-            # After a DISCONNECT the end must not overtake it in amqtt, which would send the Will.
+        if before is not _State.LEAVING and self._opened:
+            # After a DISCONNECT the end must not overtake it in amqtt, which would send the Will; an end before `open`, amqtt would miss.
             self.slowpath.end()
         self.closed.set()
         if self._denials:
@@ -331,8 +334,8 @@ class Connection(asyncio.Protocol):
         match packet.kind:
             case Kind.PUBLISH:
                 self._publish(read_publish(packet.flags, packet.body), packet)
-            case Kind.PUBACK:
-                self._behind.acknowledged(self, read_packet_id(packet.body))
+            case Kind.PUBACK if self._behind.acknowledged(self, read_packet_id(packet.body)):
+                pass
             case Kind.PUBREL if self._unknown_release(read_packet_id(packet.body)):
                 pass
             case _:

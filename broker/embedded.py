@@ -99,10 +99,12 @@ class _Link:
         self.session.inflight_out[packet_id] = _RELAYED
         self.connection.deliver(outgoing.at_least_once(packet_id), source, acknowledged=True)
 
-    def acknowledged(self, packet_id: int) -> None:
-        if self.session.inflight_out.get(packet_id) is _RELAYED:
-            del self.session.inflight_out[packet_id]
-            self.connection.acknowledged()
+    def acknowledged(self, packet_id: int) -> bool:
+        if self.session.inflight_out.get(packet_id) is not _RELAYED:
+            return False
+        del self.session.inflight_out[packet_id]
+        self.connection.acknowledged()
+        return True
 
     def _exactly_once(self, message: Publish) -> None:
         """amqtt's own delivery: nothing in the contract uses QoS 2."""
@@ -141,10 +143,9 @@ class _Broker(Broker):  # type: ignore[misc]
         if publish.retain:
             self._retain(publish.topic, publish.payload, publish.qos)
 
-    def acknowledged(self, connection: Connection, packet_id: int) -> None:
+    def acknowledged(self, connection: Connection, packet_id: int) -> bool:
         link = self._links.get(connection.name)
-        if link is not None and link.connection is connection:
-            link.acknowledged(packet_id)
+        return link is not None and link.connection is connection and link.acknowledged(packet_id)
 
     def _route(self, message: Publish, source: Connection | None) -> None:
         receivers = self._index.match(message.topic)

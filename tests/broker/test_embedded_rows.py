@@ -11,7 +11,7 @@ from broker.acl import Class
 from broker.connection import Limits
 from broker.embedded import EmbeddedBroker
 from broker.messages import MAX_BYTES
-from broker.packets import Will, data, packet
+from broker.packets import Will, connect, data, packet
 from broker.topics import DeviceTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import PUBACK, PUBLISH, Wire, publish, until
@@ -144,6 +144,17 @@ class TestRefusedLeaveNothing:
         await made.abort()
         await until(lambda: not broker._broker.sessions and not broker._broker._links and not len(broker._broker._index))
         assert broker.guard.counters.connected == 0
+
+    async def test_connections_that_end_right_after_connect_leave_nothing(
+        self, wire: Make, broker: EmbeddedBroker, inventory: Wire
+    ) -> None:
+        """CONNECT and the end in one piece, fifty times: amqtt misses an end that comes before it waits for one."""
+        for n in range(50):
+            made = await wire(f"host-{n % 5}").open()
+            made.send(connect(f"host-{n % 5}", None))
+            assert made._writer is not None
+            made._writer.close()
+        await until(lambda: len(broker._broker.sessions) == len(broker._broker._links) == broker.guard.counters.connected == 1)
 
 
 class TestLimitsOfConnect:
