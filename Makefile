@@ -32,7 +32,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format $(SOURCES)
 
 bench: .venv/installed-dev
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 # Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
 lock:

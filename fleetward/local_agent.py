@@ -3,10 +3,7 @@
 It is an agent like any other: it gets a token from the API and enrolls over HTTP. `fleetward.up` calls it.
 """
 
-import hashlib
 import json
-import ssl
-from pathlib import Path
 
 from fleetward.client import Client
 from fleetward.layout import DataDir
@@ -38,10 +35,4 @@ def token(client: Client, uses: int) -> str:
 def enroll_command(table: Table, secret: str) -> tuple[str, ...]:
     """The step that makes key and certificate. Over HTTPS it is told which CA to trust."""
     where = ("--server", table.settings.url, "--token", secret, "--state-dir", str(table.data.agent))
-    trust = ("--ca-fingerprint", fingerprint(table.data.secrets / "ca.crt")) if table.settings.tls else ()
-    return (*table.programs("edge_agent"), "enroll", *where, *trust)
-
-
-def fingerprint(certificate: Path) -> str:
-    """SHA-256 of the certificate (DER), hex."""
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
+    return (*table.programs("edge_agent"), "enroll", *where, *table.trust())

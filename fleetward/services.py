@@ -13,6 +13,7 @@ from fleetward.layout import DataDir
 from fleetward.postgres import Cluster
 from fleetward.settings import Up
 from fleetward.supervisor import Service, said_ready
+from fleetward.trust import fingerprint
 
 Programs = Callable[[str], tuple[str, ...]]
 """The command for one of our packages, by its name."""
@@ -71,8 +72,12 @@ class Table:
 
     def simulator(self, token: str) -> Service:
         where = ("--server", self.settings.url, "--token", token, "--state-dir", str(self.data.simulator))
-        command = (*self.programs("edge_agent.simulator"), "--count", str(self.settings.simulate), *where)
+        command = (*self.programs("edge_agent.simulator"), "--count", str(self.settings.simulate), *where, *self.trust())
         return Service("simulator", command, self.base_environment(), ready=lambda _: True)
+
+    def trust(self) -> tuple[str, ...]:
+        """What tells an agent which server is the right one, over HTTPS. Reads the CA's certificate."""
+        return ("--ca-fingerprint", fingerprint(self.data.secrets / "ca.crt")) if self.settings.tls else ()
 
     def _command(self, name: str) -> tuple[str, ...]:
         match name:

@@ -16,7 +16,7 @@ from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
 from fleetward.cli.wait import seconds
 from fleetward.client import Json
-from fleetward.local_agent import fingerprint
+from fleetward.trust import fingerprint
 
 
 @click.group()
