@@ -157,7 +157,7 @@ class States:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kind:
     """A resource kind. `manager` owns `current_state`, `observed_generation` and `status`. `joins` are SQL joins on the row alias `r`
-    that its fields' columns need. `creators` are the kinds of actor that may create one (`user`, `device`, `system`, or a manager's name)."""
+    that its fields' columns need. `creators`: the actors that may create one (`user`, `device`, `system`, or a manager's name)."""
 
     name: str
     collection: str
@@ -191,10 +191,15 @@ class Kind:
     def table(self) -> str:
         return self.name.replace("-", "_")
 
-    @property
+    @cached_property
     def fields(self) -> tuple[Field, ...]:
         """All fields, the ones every kind has first."""
         return meta_fields(self.manager, self.states) + self.own_fields
+
+    @cached_property
+    def unlogged(self) -> frozenset[str]:
+        """The fields that no event shows."""
+        return frozenset(f.name for f in self.fields if f.restless or f.hidden)
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:

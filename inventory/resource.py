@@ -72,8 +72,7 @@ def from_row(kind: Kind, row: ReadRow, *, hidden: bool = False) -> Resource:
 
 def logged(kind: Kind, resource: Resource) -> Resource:
     """What of a resource the change log holds: neither what is restless nor what is hidden."""
-    left_out = {f.name for f in kind.fields if f.restless or f.hidden}
-    return {name: value for name, value in resource.items() if name not in left_out}
+    return {name: value for name, value in resource.items() if name not in kind.unlogged}
 
 
 def changed_paths(before: Resource, after: Resource) -> tuple[str, ...]:

@@ -1,0 +1,199 @@
+"""One config change to N online hosts, until all are current: the managers and Inventory's store, without MQTT.
+
+Devices are played by a loop that ends each command as ingest would, in batches. Printed: keys/s of a lean hand-written loop over the same
+tables (claim, read, one upsert with a change row, settle) on the same database, ours, their ratio, and the time of the statement that
+evaluates selectors. Run: `python -m benchmarks.reconcile --database postgresql://… [--hosts 10000]`; the database is emptied.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from broker.messages import Command, Order, decode, decode_text
+from inventory import applying
+from inventory.actor import Actor
+from inventory.applying import Configs
+from inventory.authority import Authority, CommandSigner
+from inventory.changes import Relay
+from inventory.db import Database, dumps, migrate
+from inventory.ids import new_id
+from inventory.resource import time_text
+from inventory.store import Store
+from managers.rendering import Renderer
+from managers.service import assemble, started
+from managers.settings import Settings
+
+ADMIN = Actor.user("admin", "admin")
+BATCH = 200
+
+
+class Devices:
+    """The wire, and what is behind it: commands are ended in batches."""
+
+    def __init__(self) -> None:
+        self.connected_since: datetime | None = datetime.now(UTC)
+        self.orders: asyncio.Queue[Order] = asyncio.Queue()
+        self.commands = 0
+
+    async def send(self, topic: str, payload: bytes, qos: int = 1) -> None:
+        message = decode("down/command", payload)
+        assert isinstance(message, Command)
+        self.commands += 1
+        self.orders.put_nowait(decode_text(Order, message.signed))
+
+    async def obey(self, store: Store) -> None:
+        """Report and result of each order, written as ingest writes them: many rows a statement."""
+        from inventory.device_writes import device_transaction
+        from inventory.kinds import BY_NAME
+
+        while True:
+            orders = [await self.orders.get()]
+            while not self.orders.empty() and len(orders) < BATCH:
+                orders.append(self.orders.get_nowait())
+            async with device_transaction(store.db, datetime.now(UTC)) as w:
+                now = time_text(w.at)
+                reports = {}
+                for order in orders:
+                    assert order.resource is not None
+                    said = {"generation": order.resource.generation, "state": "present", "digest": order.args["digest"], "reason": ""}
+                    reports[order.resource.id] = {"reported": said | {"message": "", "at": now}}
+                result = {"state": "succeeded", "progress": 100, "output": "", "error": None}
+                ends: dict[str, Any] = {o.id: {"state": "succeeded", "result": result, "finished_at": w.at} for o in orders}
+                await w.write_many(BY_NAME["host-config"], reports, lambda row: Actor.device(row["host"]))
+                await w.write_many(BY_NAME["command"], ends, lambda row: Actor.system())
+
+
+async def populate(db: Database, hosts: int) -> None:
+    """Onboarded, online hosts, written directly: their making is not what is measured."""
+    ids = [new_id("host") for _ in range(hosts)]
+    labels = [dumps({"line": str(n % 100), "country": ["de", "fr", "it"][n % 3]}) for n in range(hosts)]
+    async with db.transaction() as tx:
+        await tx.raw.execute(
+            "INSERT INTO host (id, name, title, labels, version, generation, observed_generation, desired_state, current_state, status, "
+            "created_at, updated_at, presence, cpu_cores, memory_bytes) SELECT id, 'bench-' || n, '', labels::jsonb, nextval('versions'), 1, 1, "
+            "'onboarded', 'onboarded', '{\"indicator\": \"idle\"}', now(), now(), 'online', 4, 8589934592 "
+            "FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (id, labels, n)",
+            ids,
+            labels,
+        )
+        await tx.raw.execute("INSERT INTO host_labels (host, labels) SELECT id, labels FROM host")
+        await tx.raw.execute(
+            "INSERT INTO device_stream (host, seq, session, retired, retired_epochs, keepalive_s, heartbeat_s, flaps) "
+            "SELECT id, 0, 's', '[]', '[]', 30, 30, 0 FROM host"
+        )
+        await tx.raw.execute(
+            "INSERT INTO device_identity (host, fingerprint, incarnation, certificate, certificate_serial, expires_at, fence, evidence, created_at) "
+            "SELECT id, id, 1, '', '', now() + interval '1 year', 0, '{}', now() FROM host"
+        )
+        await tx.raw.execute("INSERT INTO host_told (host, presence, told_at) SELECT id, 'online', now() FROM host")
+    async with db.acquire() as connection:
+        await connection.execute("ANALYZE")
+
+
+async def evaluation(db: Database) -> float:
+    """Milliseconds of the statement that asks 500 hosts about all configs."""
+    configs = [config for config in (await Configs(db).all()).values() if not config.deleted]
+    async with db.acquire() as connection:
+        ids = [row["id"] for row in await connection.fetch("SELECT id FROM host ORDER BY id LIMIT 500")]
+        await applying.matching(connection, ids, configs)
+        began = time.perf_counter()
+        await applying.matching(connection, ids, configs)
+        return (time.perf_counter() - began) * 1000
+
+
+async def lean(db: Database, keys: int) -> float:
+    """Keys a second of what nobody would call less: claim a batch, read, write the rows with a change each, settle; one transaction a batch."""
+    async with db.acquire() as connection:
+        await connection.execute("CREATE TABLE lean_work (key text PRIMARY KEY, due_at timestamptz NOT NULL)")
+        await connection.execute("CREATE TABLE lean_row (id text PRIMARY KEY, digest text, state text, version bigint)")
+        await connection.execute("INSERT INTO lean_work SELECT 'k' || n, now() FROM generate_series(1, $1::int) AS n", keys)
+        await connection.execute("INSERT INTO lean_row SELECT 'k' || n, '', '', 0 FROM generate_series(1, $1::int) AS n", keys)
+    began, done = time.perf_counter(), 0
+    while done < keys:
+        for _ in range(10):
+            async with db.transaction() as tx:
+                key = await tx.raw.fetchval("SELECT key FROM lean_work ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED")
+                row = await tx.raw.fetchrow("SELECT * FROM lean_row WHERE id = $1", key)
+                assert row is not None
+                await tx.raw.execute("UPDATE lean_row SET state = 'present', version = nextval('versions') WHERE id = $1", key)
+                await tx.raw.execute(
+                    "INSERT INTO changes_in (kind, resource_id, op, version, generation, changed, resource, actor, at) "
+                    "VALUES ('lean', $1, 'updated', 1, 1, '[\"state\"]', $2::jsonb, '{}', now())",
+                    key,
+                    dumps(dict(row)),
+                )
+                await tx.raw.execute("DELETE FROM lean_work WHERE key = $1", key)
+            done += 1
+    rate = keys / (time.perf_counter() - began)
+    async with db.acquire() as connection:
+        await connection.execute("DROP TABLE lean_work, lean_row")
+        await connection.execute("TRUNCATE changes_in")
+    return rate
+
+
+async def until_current(db: Database, hosts: int, generation: int) -> None:
+    while True:
+        async with db.acquire() as connection:
+            done = await connection.fetchval(
+                "SELECT count(*) FROM host_config WHERE observed_generation = generation AND generation >= $1 AND status->>'indicator' = 'idle'",
+                generation,
+            )
+        if done == hosts:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def measure(url: str, hosts: int) -> None:
+    await migrate(url)
+    db = await Database.open(url, application="benchmark", pool_size=16)
+    async with db.acquire() as connection:
+        await connection.execute("TRUNCATE host, config, command, host_config, work, changes_in, notification, cursors CASCADE")
+    await populate(db, hosts)
+    baseline = await lean(db, min(hosts, 2000))
+    with tempfile.TemporaryDirectory() as home:
+        secrets = Path(home) / "secrets"
+        Authority(secrets).bootstrap()
+        store, devices, renderer = Store(db), Devices(), Renderer()
+        running = assemble(db, store, renderer, devices, CommandSigner(secrets), Settings(database=url, secrets=secrets))
+        helpers = [asyncio.create_task(Relay(db).run()), asyncio.create_task(devices.obey(store))]
+        async with started(running) as watch:
+            await store.create("config", {"name": "bench", "selector": "labels.country:*", "files": [file("one")]}, ADMIN)
+            for n in range(49):
+                await store.create("config", {"name": f"other-{n}", "selector": f"labels.line = x{n} AND cpu_cores > 2"}, ADMIN)
+            began = time.perf_counter()
+            await until_current(db, hosts, 1)
+            print(f"first placing on {hosts} hosts     {time.perf_counter() - began:8.1f} s")
+            await asyncio.sleep(2)
+            cpu, began = time.process_time(), time.perf_counter()
+            await store.patch("config", "bench", {"files": [file("two")]}, ADMIN)
+            await until_current(db, hosts, 2)
+            took = time.perf_counter() - began
+            assert not watch.done(), watch.exception()
+            print(f"one change to {hosts} hosts        {took:8.1f} s, {time.process_time() - cpu:.1f} s of CPU here; {devices.commands} commands in all")
+            print(f"selectors of 50 configs, 500 hosts {await evaluation(db):8.1f} ms")
+            print(f"lean loop {baseline:.0f} keys/s, ours {hosts / took:.0f} hosts/s, ratio {hosts / took / baseline:.2f}")
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        await renderer.close()
+    await db.close()
+
+
+def file(content: str) -> dict[str, str]:
+    return {"path": "/etc/fleet/bench.conf", "content": content}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--database", required=True)
+    parser.add_argument("--hosts", type=int, default=10_000)
+    options = parser.parse_args()
+    asyncio.run(measure(options.database, options.hosts))
+
+
+if __name__ == "__main__":
+    main()
