@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
-
 from fleetward import local_agent, postgres, preflight
 from fleetward.client import Client, ClientError
 from fleetward.layout import DataDir, InUse
@@ -92,7 +90,7 @@ class _Start:
         if self.settings.database is not None:
             _say("postgres: the one at --database")
             return self.settings.database
-        cluster = postgres.prepare(self.data.postgres, postgres.production(psutil.virtual_memory().total))
+        cluster = postgres.prepare(self.data.postgres, postgres.production(_memory_bytes()))
         self.supervisor.start(postgres_service(cluster, {"PATH": self.inherited.get("PATH", os.defpath), "LC_ALL": "C"}))
         self.supervisor.until_ready("postgres", seconds=_START_SECONDS)
         cluster.ensure_database()
@@ -153,6 +151,10 @@ class _Start:
             self.data.first_password.unlink()
         else:
             _say("sign-in: admin")
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _say(line: str) -> None:

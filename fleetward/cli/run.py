@@ -13,7 +13,6 @@ from fleetward import settings
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.layout import default_data_dir
 from fleetward.services import modules
-from fleetward.up import up as run_up
 
 
 @click.command()
@@ -55,6 +54,9 @@ def up(
         agent=not no_agent,
         simulate=simulate,
     )
+    # The other commands need none of the supervisor.
+    from fleetward.up import up as run_up
+
     click.get_current_context().exit(run_up(asked, os.environ))
 
 
