@@ -14,7 +14,6 @@ from typing import Any
 
 from broker.messages import Ack, BadMac, Checkpoint, Command, ContractError, Resync, open_envelope, read
 from edge_agent import commands, connection, facts, findings, outbox, uplink
-from edge_agent.outbox import FullStatus
 from edge_agent.signals import (
     Booted,
     Clock,
@@ -134,13 +133,15 @@ def _due_connected(turn: Turn) -> None:
 
 def _booted(turn: Turn) -> None:
     commands.recover(turn)
+    if turn.state.durable.outbox.next_seq == 1:
+        uplink.report_items(turn)  # a new journal: whatever the server knows of an earlier one is to be confirmed
     turn.do(Scan(None))
     turn.link(dial_at=turn.now.mono)
 
 
 def _resync(turn: Turn, resync: Resync) -> None:
     if resync.items:
-        turn.put(FullStatus())
+        uplink.report_items(turn)
     wanted = facts.known(resync.sections)
     if wanted is None or wanted:
         turn.do(Scan(wanted, wanted))

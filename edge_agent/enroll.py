@@ -65,17 +65,23 @@ Ask = Callable[[dict[str, Any]], Answered]
 """Sends one request for enrollment. Raises EnrollFailed when no answer came."""
 
 
-def enroll(state_dir: Path, ask: Ask, token: str, evidence: Evidence, server: str, *, wait: Callable[[float], None] = time.sleep) -> str:
+def enroll(state_dir: Path, ask: Ask, token: str, evidence: Evidence, server: str, *, wait: Callable[[float], object] = time.sleep) -> str:
     """Enroll this device and store its identity. The device's id. Raises EnrollFailed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = load_or_make_key(state_dir / identities.KEY_FILE)
-        answer = _until_answered(ask, _request(key, token, evidence), wait)
-        _check(answer, key)
+        answer = obtain(ask, key, token, evidence, wait)
         _store(state_dir, answer, server)
     except OSError as error:
         raise EnrollFailed(f"{error.filename or state_dir}: {error.strerror or error}") from error
     return str(answer["device"])
+
+
+def obtain(ask: Ask, key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence, wait: Callable[[float], object]) -> dict[str, Any]:
+    """The server's answer for this key, checked; waits for approval. Raises EnrollFailed."""
+    answer = _until_answered(ask, _request(key, token, evidence), wait)
+    _check(answer, key)
+    return answer
 
 
 def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -134,7 +140,7 @@ def _request(key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence) ->
     }
 
 
-def _until_answered(ask: Ask, request: dict[str, Any], wait: Callable[[float], None]) -> dict[str, Any]:
+def _until_answered(ask: Ask, request: dict[str, Any], wait: Callable[[float], object]) -> dict[str, Any]:
     """Ask until there is a certificate; a 202 means that a person has still to approve."""
     while True:
         answer = ask(request)

@@ -7,7 +7,7 @@ from edge_agent import commands, facts
 from edge_agent.outbox import FactsPart
 from edge_agent.signals import Failed, Finished, Measured, Outcome, Scanned, Succeeded
 from edge_agent.state import Turn
-from edge_agent.uplink import log
+from edge_agent.uplink import log, report_items
 
 MAX_SAMPLES = 2000
 """Samples held while offline; past it the oldest go, and are counted."""
@@ -61,6 +61,11 @@ def observed(turn: Turn, seen: tuple[Item, ...], complete: bool) -> None:
             items[item.id] = item
     if items != turn.state.durable.items:
         turn.keep(items=items)
+    if complete and not turn.state.looked:
+        owed = turn.state.owes_items
+        turn.set(looked=True, owes_items=False)
+        if owed:
+            report_items(turn)
 
 
 def measured(turn: Turn, signal: Measured) -> None:

@@ -157,6 +157,10 @@ class State:
     report_at: float | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
     """Sections of the facts that could not be read."""
+    looked: bool = False
+    """Whether this process has seen all items yet."""
+    owes_items: bool = False
+    """A full status was asked for before that."""
     samples: tuple[tuple[str, int, float], ...] = ()
     samples_lost: int = 0
     broken: JournalFailed | None = None

@@ -150,8 +150,16 @@ def _new_epoch(turn: Turn, why: str) -> None:
 
 
 def report_all(turn: Turn) -> None:
-    turn.put(FullStatus())
+    report_items(turn)
     turn.do(Scan(None, None))
+
+
+def report_items(turn: Turn) -> None:
+    """The status of every item; not before the device has been looked at, or all would seem to be gone."""
+    if turn.state.looked:
+        turn.put(FullStatus())
+    else:
+        turn.set(owes_items=True)
 
 
 def journal_failed(turn: Turn, signal: JournalFailed) -> None:

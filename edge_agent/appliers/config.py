@@ -229,9 +229,14 @@ def _summary(changed: Sequence[WantedFile], restored: Sequence[str]) -> str:
 
 
 def _parse(args: dict[str, Any], resource: ResourceRef, roots: tuple[Path, ...]) -> Wanted:
-    """Everything that can be known without touching the files. Raises Refusal."""
-    files = args.get("files")
-    config, digest = args.get("config"), args.get("digest")
+    files = parse_files(args, roots)
+    command = args.get("on_change")
+    return Wanted(resource.id, resource.generation, args["config"], args["digest"], files, hook.parse(command), command)
+
+
+def parse_files(args: dict[str, Any], roots: tuple[Path, ...]) -> tuple[WantedFile, ...]:
+    """The files of a `config.apply`: everything that can be known without touching them. Raises Refusal."""
+    files, config, digest = args.get("files"), args.get("config"), args.get("digest")
     if not isinstance(config, str) or not isinstance(digest, str) or not isinstance(files, list):
         raise _bad("config and digest must be texts, files a list")
     wanted = tuple(_file(value, roots) for value in files)
@@ -242,8 +247,7 @@ def _parse(args: dict[str, Any], resource: ResourceRef, roots: tuple[Path, ...])
         raise _bad(f"files: more than {MAX_CONTENT} bytes")
     if digest_of([(f.place.path, f.mode_text, f.owner, f.group, f.content) for f in wanted]) != digest:
         raise _bad("digest: does not fit the files")
-    command = args.get("on_change")
-    return Wanted(resource.id, resource.generation, config, digest, wanted, hook.parse(command), command)
+    return wanted
 
 
 def _file(value: Any, roots: tuple[Path, ...]) -> WantedFile:

@@ -82,6 +82,12 @@ class Bench:
         effects = self.put(Connected(connect.session))
         return effects + (self.checkpoint() if trusted else [])
 
+    def looked(self) -> "Bench":
+        """The device has been looked at, and nothing was there; what the new journal owes is sent and acknowledged."""
+        self.put(Observed((), complete=True))
+        self.ack(self.state.durable.outbox.next_seq - 1)
+        return self
+
     def checkpoint(self) -> list[Effect]:
         return self.down("down/checkpoint", self.authority.checkpoint(self.state.link.nonce, self.now))
 
@@ -352,13 +358,14 @@ def test_a_server_that_forgot_what_it_acknowledged_gets_a_new_epoch() -> None:
     """Restored from a backup, it answers below our oldest again and again: everything begins anew, and is reported in full."""
     bench = Bench()
     bench.online()
+    bench.looked()
     for n in range(3):
         bench.put(Scanned({"time": {"n": n}}))
-    bench.ack(2)
+    bench.ack(3)
     effects: list[Effect] = []
     for _ in range(3):
         bench.mono += 6
-        effects = bench.ack(1)
+        effects = bench.ack(2)
     assert bench.state.durable.outbox.epoch != "epoch-a"
     assert seqs(effects)[0] == 1
     assert Scan(None, None) in effects
@@ -758,7 +765,9 @@ def test_a_lost_journal_makes_everything_be_reported() -> None:
     assert Scan(None, None) in effects
     messages = bench.sent(bench.online())
     assert any(isinstance(m, Log) and m.type == "journal-lost" for m in messages)
-    assert any(isinstance(m, Status) and m.full for m in messages)
+    assert not any(isinstance(m, Status) for m in messages), "nothing has been looked at yet"
+    (status,) = [m for m in bench.sent(bench.put(Observed((ITEM,), complete=True))) if isinstance(m, Status)]
+    assert (status.full, status.items) == (True, (ITEM,))
 
 
 def test_a_failed_command_carries_code_and_whether_to_try_again() -> None:
