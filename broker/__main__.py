@@ -39,7 +39,7 @@ class _Fields(logging.Formatter):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     _log_to_stderr(os.environ.get("FLEETWARD_LOG", "INFO"))
     _raise_file_limit()
     try:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker", description="Run the MQTT broker of an installation.")
     parser.add_argument("--kind", choices=("embedded", "mosquitto"), default="embedded")
     parser.add_argument("--host", default="127.0.0.1")

@@ -7,15 +7,14 @@ all is `broker.guard`'s business, and where messages go is `broker.embedded`'s.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol, cast
 
 from broker.acl import Class, Grants, Identity
-from broker.messages import MAX_BYTES
-from broker.outbox import Bounds, Outbox
+from broker.limits import Counters, Limits
+from broker.outbox import Outbox
 from broker.packets import (
     Connect,
     Framer,
@@ -35,59 +34,12 @@ from broker.packets import (
     read_subscribe,
     read_unsubscribe,
 )
+from broker.slowpath import Slowpath
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED_TOPICS = 64
 """How many topics' permissions a connection remembers; a device has seven."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may take of the broker."""
-
-    packet_bytes: int = MAX_BYTES + 4096
-    """Largest length field: the largest payload, with its topic and packet id."""
-    connect_s: float = 3.0
-    """From accepting the socket, through TLS, to a whole CONNECT."""
-    unauthenticated: int = 256
-    """Connections before the end of their CONNECT; further ones wait in the listening socket's backlog."""
-    subscriptions: int = 1000
-    """Of a connection; the ingest needs 256 shards. Further ones get 0x80."""
-    outbox_bytes: int = 8 * 1024 * 1024
-    """Written and not yet read by a device or an integration; past it the client is cut."""
-    service_outbox_bytes: int = 32 * 1024 * 1024
-    """Likewise for a service, but past it those who publish to it are not read, and only after `stalled_s` it is cut."""
-    unacknowledged: int = 10_000
-    """QoS 1 messages a device or integration has been sent and not acknowledged; past it the client is cut."""
-    service_unacknowledged: int = 30_000
-    """Likewise for a service, whose publishers then wait. Packet ids end at 65,535."""
-    stalled_s: float = 30.0
-    """How long a service may keep its publishers waiting."""
-    releases: int = 32
-    """QoS 2 messages received and not yet released by the sender; past it the client is cut. Each may hold a whole payload."""
-    slow_path_packets: int = 64
-    """Packets that amqtt has not taken yet; past it the client is not read."""
-    retained_messages: int = 0
-    """None is kept: nothing in the contract is retained."""
-
-    def bounds(self, identity: Identity) -> Bounds:
-        if identity.kind is Class.SERVICE:
-            return Bounds(self.service_outbox_bytes, self.service_unacknowledged, self.stalled_s)
-        return Bounds(self.outbox_bytes, self.unacknowledged, None)
-
-
-@dataclass(slots=True)
-class Counters:
-    """Of a guard since it began."""
-
-    connected: int = 0
-    """Now."""
-    relayed: int = 0
-    refused: int = 0
-    denied_publishes: int = 0
-    denied_subscriptions: int = 0
-    cut: int = 0
 
 
 class Behind(Protocol):
@@ -111,45 +63,6 @@ class Admitted:
     will: Will | None
 
 
-class Slowpath:
-    """Packets on their way to amqtt, which takes them byte by byte. At its end it gives no more bytes."""
-
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-        self._packets: deque[bytes] = deque()
-        self._current = b""
-        self._at = 0
-        self._ended = False
-        self._arrived = asyncio.Event()
-
-    def put(self, packet: bytes) -> None:
-        self._packets.append(packet)
-        self._arrived.set()
-        if len(self._packets) > self._connection.limits.slow_path_packets:
-            self._connection.hold(self)
-
-    def end(self) -> None:
-        self._ended = True
-        self._arrived.set()
-
-    async def read(self, count: int) -> bytes:
-        """`count` bytes of one packet, fewer only at the end. Other tasks run between packets, however many there are."""
-        while self._at == len(self._current):
-            if not self._packets:
-                if self._ended:
-                    return b""
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
-            await asyncio.sleep(0)
-            self._current, self._at = self._packets.popleft(), 0
-            if not self._packets:
-                self._connection.release(self)
-        taken = self._current[self._at : self._at + count]
-        self._at += len(taken)
-        return taken
-
-
 class _State(Enum):
     NEW = auto()
     """Waiting for CONNECT."""
@@ -167,7 +80,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, limits: Limits, counters: Counters, behind: Behind) -> None:
         self.limits = limits
         self.counters = counters
-        self.slowpath = Slowpath(self)
+        self.slowpath = Slowpath(self, limits.slow_path_packets)
         self.finished = asyncio.Event()
         """Set when nothing of this client is left in the broker."""
         self.closed = asyncio.Event()

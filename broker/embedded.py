@@ -21,9 +21,10 @@ from amqtt.errors import AMQTTError
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.session import OutgoingApplicationMessage, Session
 
-from broker.connection import Connection, Limits
+from broker.connection import Connection
 from broker.filters import FilterIndex
 from broker.guard import Guard, Rules
+from broker.limits import Limits
 from broker.packets import Outgoing, Publish, connect
 
 log = logging.getLogger(__name__)

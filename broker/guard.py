@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from broker.acl import Acl, Class, Grants, Identity
-from broker.connection import Admitted, Behind, Connection, Counters, Limits
+from broker.connection import Admitted, Behind, Connection
+from broker.limits import Counters, Limits
 from broker.packets import Connect, Malformed, Refusal
 from broker.topics import TopicError
 

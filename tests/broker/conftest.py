@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from broker.acl import Acl, Class
-from broker.connection import Limits
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
+from broker.limits import Limits
 from broker.mosquitto import find_mosquitto
 from broker.topics import Topics
 from tests.broker.certificates import CertFactory
