@@ -16,7 +16,7 @@ _PLACEHOLDER = re.compile(
     r"""(
         to\ be\ filled\ (by\ o\.?e\.?m\.?)?.* | default(\ string)? | o\.?e\.?m\.?(\ string)?
       | not\ (specified|applicable|available|provided|settable)
-      | none | null | n/?a
+      | \(?none\)? | null | n/?a
       | unknown | undefined | unspecified | invalid | empty | no\ (dimm|asset).* | \(?no\ module.* | tbd | fill\ by\ oem
       | (system|chassis|base\ board|board|product)\ (serial\ number|manufacturer|product\ name|name|version)
       | (serial|asset|part)[ _-]?(number|num|tag) | (chassis|board)\ (vendor|version)

@@ -18,6 +18,9 @@ MAX_FILESYSTEMS = 128
 _WITHOUT_DEVICE = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "9p", "virtiofs", "zfs", "bcachefs")
 )
+_IN_MEMORY = "rootfs"
+"""The one file system of that kind that the kernel does not list as `nodev`."""
+
 _IMAGES = frozenset(("squashfs", "erofs", "iso9660", "udf"))
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -59,6 +62,8 @@ def worth_reporting(found: list[Mount], without_device: frozenset[str]) -> list[
 
 
 def _holds_data(mount: Mount, without_device: frozenset[str]) -> bool:
+    if mount.type == _IN_MEMORY:
+        return False
     if mount.type == "overlay":
         return mount.point == "/"
     if mount.type in _IMAGES:

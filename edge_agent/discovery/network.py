@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_agent.discovery.buspath import bus_path
 from edge_agent.discovery.calls import Address
-from edge_agent.discovery.cleaning import whole
+from edge_agent.discovery.cleaning import meaningful, whole
 from edge_agent.discovery.keys import Component, keyed
 from edge_agent.discovery.probe import Facts, Probe
 from edge_agent.discovery.tree import Tree
@@ -34,7 +34,7 @@ def read(tree: Tree) -> Facts:
     primary = primary_interface(tree, nics, addresses)
     ips = [a.ip for a in addresses if a.interface == primary and not a.ip.lower().startswith("fe80:")]
     return {
-        "hostname": tree.text("/proc/sys/kernel/hostname"),
+        "hostname": meaningful(tree.text("/proc/sys/kernel/hostname")),
         "primary_interface": primary,
         "primary_ip": next((ip for ip in ips if ":" not in ip), ips[0] if ips else None),
         "primary_mac": _mac(tree.text(f"{_NET}/{primary}/address")) if primary else None,
