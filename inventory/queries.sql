@@ -571,3 +571,43 @@ SELECT count(*) FROM (SELECT 1 FROM notification WHERE read_at IS NULL LIMIT 100
 -- name: unread_ids
 -- The ids that nobody has read yet, oldest first. $1 how many at most
 SELECT id FROM notification WHERE read_at IS NULL ORDER BY created_at LIMIT $1;
+
+-- name: add_integration
+-- Nothing where the name is taken. $1 id, $2 name, $3 write, $4 certificate (PEM), $5 now
+INSERT INTO integrations (id, name, write, certificate, created_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (name) DO NOTHING RETURNING name, write, certificate;
+
+-------------------------------------------------------------------------------------------------------------------- explain
+
+-- name: explain_host_configs
+-- Host-configs that are not as wanted, each with what stands in the way. $1 host or NULL, $2 config or NULL, $3 id or NULL, $4 how many
+SELECT c.id, f.name AS config_name, h.name AS host_name, c.desired_state, c.current_state, c.status, c.shadowed, h.presence,
+       h.current_state AS host_state, dl.last_seen, k.verb, k.state AS command_state, k.created_at AS commanded_at, k.sends,
+       w.due_at, w.attempts, w.last_error, w.lease_until IS NOT NULL AS running
+FROM host_config c JOIN host h ON h.id = c.host JOIN config f ON f.id = c.config
+LEFT JOIN device_liveness dl ON dl.host = c.host
+LEFT JOIN command k ON k.id = c.command AND k.state IN ('queued', 'sent', 'accepted', 'running')
+LEFT JOIN work w ON w.manager = 'host-config' AND w.key = c.id
+WHERE ($1::text IS NULL OR c.host = $1) AND ($2::text IS NULL OR c.config = $2) AND ($3::text IS NULL OR c.id = $3)
+  AND (c.id = $3 OR c.status->>'indicator' IS DISTINCT FROM 'idle')
+ORDER BY c.status->>'reason', c.id LIMIT $4;
+
+-- name: explain_host
+-- $1 host id
+SELECT h.name, h.presence, h.desired_state, h.current_state, h.status, dl.last_seen, di.host IS NOT NULL AS enrolled, w.due_at, w.attempts
+FROM host h LEFT JOIN device_liveness dl ON dl.host = h.id LEFT JOIN device_identity di ON di.host = h.id
+LEFT JOIN work w ON w.manager = 'host' AND w.key = h.id
+WHERE h.id = $1;
+
+-- name: explain_config
+-- How many host-configs a config has, by how they are. $1 config id
+SELECT status->>'reason' AS reason, status->>'indicator' AS indicator, count(*) AS n, min(status->>'since') AS since
+FROM host_config WHERE config = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1;
+
+-- name: shadowing_configs
+-- Names of the configs that won paths. $1 config ids
+SELECT id, name FROM config WHERE id = ANY ($1::text[]);
+
+-- name: trim_logs
+-- $1 what is older goes
+DELETE FROM device_log WHERE at < $1;

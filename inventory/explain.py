@@ -1,0 +1,222 @@
+"""Why a resource is not as it was asked for: the chain of causes, nearest first, in words for people.
+
+Read from what stands: status, presence, the command under way, the row in the work queue. Nothing is computed anew, so that what it says is
+what the managers go by. Called by web for `GET /{kind}/{id}/explain`. Source: design.md section 6, contract.md section 5.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from inventory.db import SQL, Connection, Database, loads
+from inventory.kinds import BY_NAME
+from inventory.resource import Resource, time_text
+from inventory.store import read_one
+
+Cause = dict[str, Any]
+"""{reason, message, since, next_attempt_at}"""
+
+Explanation = dict[str, Any]
+"""{summary, causes}"""
+
+TOLD = 50
+"""Most host-configs that the explanation of a host or a config goes into."""
+
+AS_WANTED = "as it was asked for"
+
+
+async def explain(db: Database, kind: str, ref: str) -> Explanation:
+    """`ref`: an id or a name. Raises NotFound, Unavailable."""
+    async with db.acquire() as connection:
+        resource = await read_one(connection, BY_NAME[kind], ref)
+        match kind:
+            case "host":
+                return await _host(connection, resource)
+            case "host-config":
+                return await _host_config(connection, resource)
+            case "config":
+                return await _config(connection, resource)
+            case "command":
+                return await _command(connection, resource)
+    return _plain(resource)
+
+
+def cause(reason: str, message: str, since: datetime | str | None = None, next_attempt_at: datetime | None = None) -> Cause:
+    return {"reason": reason, "message": message, "since": _text(since), "next_attempt_at": _text(next_attempt_at)}
+
+
+# --- host-configs ---------------------------------------------------------------------------------------------------------------
+
+
+async def _host_config(connection: Connection, resource: Resource) -> Explanation:
+    row = await connection.fetchrow(SQL["explain_host_configs"], None, None, resource["id"], 1)
+    if row is None:
+        return _plain(resource)
+    shadowing = {each["by"] for each in loads(row["shadowed"])}
+    names = {r["id"]: r["name"] for r in await connection.fetch(SQL["shadowing_configs"], sorted(shadowing))}
+    causes = host_config_causes(dict(row)) + shadow_causes(loads(row["shadowed"]), names)
+    state = f"{row['config_name']} on {row['host_name']} is {row['current_state']}"
+    if loads(row["status"])["indicator"] == "idle":
+        return {"summary": f"{state}, {AS_WANTED}", "causes": causes}
+    return {"summary": f"{state}, wanted {row['desired_state']}: {_first(causes)}", "causes": causes}
+
+
+def host_config_causes(row: Mapping[str, Any]) -> list[Cause]:
+    """What stands between a host-config and what is wanted of it, from a row of `explain_host_configs`. Pure."""
+    status = loads(row["status"])
+    if status["indicator"] == "idle":
+        return []
+    causes = []
+    if row["host_state"] != "onboarded":
+        causes.append(cause("WaitingForApproval", f"{row['host_name']} is {row['host_state']}: set its desired_state to onboarded"))
+    elif row["presence"] in ("offline", "never"):
+        causes.append(_offline(row["host_name"], row["presence"], row["last_seen"]))
+    if status["reason"] not in {each["reason"] for each in causes}:
+        causes.insert(0, _error_or_status(row, status))
+    if row["command_state"] is not None:
+        times = f", sent {row['sends']} times" if row["sends"] > 1 else ""
+        causes.append(cause("Pending", f"the command {row['verb']} is {row['command_state']}{times}", row["commanded_at"]))
+    return _distinct(causes)
+
+
+def _error_or_status(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause:
+    if status.get("halted"):
+        what = f"{status['reason']}: {status['message']}" if status["message"] else status["reason"]
+        return cause("Halted", f"{what}. It is not tried again until it is edited or retried", status["since"])
+    error = loads(row["last_error"])
+    if error is not None and row["due_at"] is not None:
+        tried = f"{error['code']}: {error['message']} ({row['attempts']} failed)"
+        return cause("Retrying", tried, status["since"], row["due_at"])
+    return cause(status["reason"], status["message"] or _words(status["reason"]), status["since"], row["due_at"])
+
+
+def shadow_causes(shadowed: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list[Cause]:
+    """Paths that another config holds; no error, but why a file is not this config's."""
+    return [cause("Shadowed", f"{each['path']} is held by {names.get(each['by'], each['by'])}, which has priority") for each in shadowed]
+
+
+# --- hosts ----------------------------------------------------------------------------------------------------------------------
+
+
+async def _host(connection: Connection, resource: Resource) -> Explanation:
+    row = await connection.fetchrow(SQL["explain_host"], resource["id"])
+    assert row is not None, "it was read a moment ago"
+    causes = host_causes(dict(row))
+    own = {each["reason"] for each in causes}
+    waiting = 0
+    for each in await connection.fetch(SQL["explain_host_configs"], resource["id"], None, None, TOLD):
+        found = host_config_causes(dict(each))
+        waiting += any(c["reason"] in own for c in found)
+        causes += [_about(each["config_name"], c) for c in found if c["reason"] not in own]
+    if waiting:
+        causes.append(cause("Pending", f"{_count(waiting, 'config')} can't be brought to it until then"))
+    state = f"{row['name']} is {row['current_state']} and {_presence(row['presence'])}"
+    return {"summary": state + (f": {_first(causes)}" if causes else f", {AS_WANTED}"), "causes": causes}
+
+
+def host_causes(row: Mapping[str, Any]) -> list[Cause]:
+    """What stands between a host and what is wanted of it, from the row of `explain_host`. Pure."""
+    causes = []
+    status = loads(row["status"])
+    if row["desired_state"] != row["current_state"] and status is not None and status["indicator"] != "idle":
+        causes.append(cause(status["reason"], status["message"] or _words(status["reason"]), status["since"], row["due_at"]))
+    if row["current_state"] in ("discovered", "registered") and row["desired_state"] != "onboarded":
+        causes.append(cause("WaitingForApproval", "it gets no configs or commands until its desired_state is onboarded"))
+    if row["presence"] in ("offline", "never") and row["enrolled"]:
+        causes.append(_offline(row["name"], row["presence"], row["last_seen"]))
+    return causes
+
+
+def _offline(name: str, presence: str, last_seen: datetime | None) -> Cause:
+    if presence == "never" or last_seen is None:
+        return cause("WaitingForDevice", f"{name} has never been connected")
+    return cause("WaitingForDevice", f"{name} is offline since {time_text(last_seen)}", last_seen)
+
+
+def _presence(presence: str) -> str:
+    return "has never been connected" if presence == "never" else presence
+
+
+# --- configs and commands -------------------------------------------------------------------------------------------------------
+
+
+async def _config(connection: Connection, resource: Resource) -> Explanation:
+    groups = await connection.fetch(SQL["explain_config"], resource["id"])
+    total = sum(group["n"] for group in groups)
+    open_ = [group for group in groups if group["indicator"] != "idle"]
+    causes = [cause(g["reason"], f"{_hosts(g['n'])}: {_words(g['reason'])}", g["since"]) for g in open_]
+    for each in await connection.fetch(SQL["explain_host_configs"], None, resource["id"], None, TOLD):
+        causes += [_about(each["host_name"], c) for c in host_config_causes(dict(each))]
+    if resource["deleted_at"] is not None:
+        return {"summary": f"{resource['name']} is being deleted: {_hosts(total)} still to give it up", "causes": causes}
+    if not total:
+        return {"summary": f"{resource['name']} is on no host: its selector matches no onboarded one", "causes": causes}
+    done = total - sum(group["n"] for group in open_)
+    return {"summary": f"{resource['name']} is as it was asked for on {done} of {_hosts(total)}", "causes": causes}
+
+
+async def _command(connection: Connection, resource: Resource) -> Explanation:
+    if resource["finished_at"] is not None:
+        error = (resource["result"] or {}).get("error")
+        causes = [cause(error["code"], error["message"], resource["finished_at"])] if error else []
+        return {"summary": f"{resource['verb']} has ended: {resource['state']}", "causes": causes}
+    row = await connection.fetchrow(SQL["explain_host"], resource["host"])
+    assert row is not None, "a command goes with its host"
+    causes = [_offline(row["name"], row["presence"], row["last_seen"])] if row["presence"] in ("offline", "never") else []
+    causes.append(cause("Pending", f"it must start before {resource['not_after']}", resource["sent_at"] or resource["created_at"]))
+    return {"summary": f"{resource['verb']} is {resource['state']}", "causes": causes}
+
+
+def _plain(resource: Resource) -> Explanation:
+    """Kinds for which nothing has to be brought about."""
+    status = resource.get("status")
+    if status is None or status["indicator"] == "idle":
+        return {"summary": f"{resource['name']} is {AS_WANTED}", "causes": []}
+    causes = [cause(status["reason"], status["message"] or _words(status["reason"]), status["since"])]
+    return {"summary": f"{resource['name']}: {_first(causes)}", "causes": causes}
+
+
+# --- words ----------------------------------------------------------------------------------------------------------------------
+
+_WORDS = {
+    "Pending": "under way",
+    "WaitingForDevice": "waiting for the device to come online",
+    "WaitingForApproval": "waiting for the host to be onboarded",
+    "Retrying": "failed, and being tried again",
+    "Drifted": "changed on the device, and being put right",
+    "Deleting": "being taken back",
+}
+
+
+def _words(reason: str) -> str:
+    return _WORDS.get(reason, reason)
+
+
+def _about(name: str, found: Cause) -> Cause:
+    return found | {"message": f"{name}: {found['message']}"}
+
+
+def _first(causes: Sequence[Cause]) -> str:
+    return str(causes[0]["message"]) if causes else "under way"
+
+
+def _hosts(number: int) -> str:
+    return _count(number, "host")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _distinct(causes: Sequence[Cause]) -> list[Cause]:
+    """The same thing said twice is said once; of two, the one that knows since when or what comes next."""
+    found: dict[tuple[str, str], Cause] = {}
+    for each in causes:
+        key = (each["reason"], each["message"])
+        if key not in found or (found[key]["since"] is None and each["since"] is not None):
+            found[key] = each
+    return list(found.values())
+
+
+def _text(at: datetime | str | None) -> str | None:
+    return time_text(at) if isinstance(at, datetime) else at
