@@ -8,6 +8,7 @@ Source: MQTT 3.1.1 section 3.1.4; contract.md section 3.
 """
 
 import asyncio
+import errno
 import logging
 import secrets
 import socket
@@ -146,13 +147,24 @@ class Guard:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, host: str, port: int) -> int:
-        """Begin to accept; returns the port, chosen by the system where 0 was asked for. Raises OSError where it is taken."""
+        """Begin to accept; returns the port, chosen by the system where 0 was asked for. Raises OSError where it is taken.
+
+        `::` takes IPv4 along. Of a name's addresses one is enough: `localhost` names ::1 also where there is no IPv6.
+        """
         for family, address in _addresses(host, port):
-            listener = socket.create_server((address, port), family=family, backlog=4096)
+            try:
+                listener = socket.create_server((address, port), family=family, backlog=4096, dualstack_ipv6=address == "::")
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                log.warning("can't listen on one of the addresses", extra={"address": address, "reason": str(error)})
+                continue
             listener.setblocking(False)
             port = listener.getsockname()[1]
             self._listeners.append(listener)
             self._spawn(self._accept(listener))
+        if not self._listeners:
+            raise OSError(errno.EADDRNOTAVAIL, f"{host} is no address of this machine")
         return port
 
     async def close(self, within_s: float) -> None:

@@ -84,6 +84,23 @@ async def test_a_port_in_use(certs: CertFactory, tmp_path: Path, kind: str) -> N
     assert "choose another with --port" in line
 
 
+async def test_an_address_that_is_not_the_machines(certs: CertFactory, tmp_path: Path) -> None:
+    """One line as well. The address is one for documentation (RFC 5737)."""
+    line = await _refusal(certs.directory, tmp_path, "--host", "192.0.2.1", "--port", "0")
+    assert "can't listen on 192.0.2.1:0 (192.0.2.1 is no address of this machine)" in line
+
+
+async def test_localhost_is_listened_on(certs: CertFactory, tmp_path: Path) -> None:
+    """By name, whichever of its addresses there are."""
+    async with started(certs.directory, tmp_path, "--host", "localhost", "--port", "0") as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(15):
+            port = int((await process.stdout.readline()).rpartition(b":")[2])
+        client = Wire("localhost", port, certs.client_context("host-a", Class.DEVICE))
+        assert await client.connect("host-a") == 0
+        await client.abort()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_missing_secrets(tmp_path: Path, kind: str) -> None:
     """The file is named, and what makes it."""
