@@ -56,7 +56,8 @@ async def once(store: Store, claim: Claim, act: Callable[[Writer], Awaitable[tup
         if await w.tx.raw.fetchval(SQL["claim_idempotency_key"], claim.key, claim.digest, claim.at, claim.at - KEPT) is None:
             return await _kept(w.tx, claim)
         status, body = await act(w)
-        await w.tx.raw.execute(SQL["keep_answer"], claim.key, status, dumps(body))
+        # As text within the JSON, because JSONB would not keep the order of the members.
+        await w.tx.raw.execute(SQL["keep_answer"], claim.key, status, dumps(dumps(body)))
         return Answer(status, body, claim.at)
 
     return await store.atomically(attempt)
@@ -68,7 +69,7 @@ async def _kept(tx: Tx, claim: Claim) -> Answer:
     if row["digest"] != claim.digest:
         words = "was used for another request within the last 24 hours; take a new key"
         raise Invalid(f"Idempotency-Key: {words}", errors=(Problem("Idempotency-Key", words),))
-    return Answer(row["status"], loads(row["body"]), row["created_at"])
+    return Answer(row["status"], loads(loads(row["body"])), row["created_at"])
 
 
 async def forget(store: Store, now: datetime) -> None:

@@ -24,6 +24,7 @@ from inventory.ids import new_id
 from inventory.kind import Kind, Scalar, Uses
 from inventory.kinds import BY_NAME, KINDS, ROWS
 from inventory.resource import Resource, changed_paths, column, from_row, logged, source, time_text
+from inventory.rows import ResourceRow
 from inventory.validate import Values, create_values, patch_values
 
 TOLD_USERS = 10
@@ -209,7 +210,7 @@ class Writer:
             values.setdefault("current_state", kind.states.initial_current)
             values.setdefault("status", _pending(self.at))
         async with self._names(kind, values["name"]):
-            await ROWS[kind.name].create(using_db=self.tx.client, **_columns(kind, values))
+            await _new_row(kind, values).save(using_db=self.tx.client, force_create=True)
         if kind.name == "host":
             await labels.refresh(self.tx, [id])
         [after] = await self._read(kind, [id])
@@ -368,6 +369,15 @@ def _columns(kind: Kind, values: Values) -> Values:
         return dumps(value) if is_json and isinstance(value, str) else value
 
     return {name: encoded(name, value) for name, value in values.items()}
+
+
+def _new_row(kind: Kind, values: Values) -> ResourceRow:
+    """A row to insert. Its constructor would decode a JSON column's text once more, so that is set afterwards."""
+    row = ROWS[kind.name](**{name: value for name, value in values.items() if not isinstance(value, str)})
+    for name, value in _columns(kind, values).items():
+        if isinstance(value, str):
+            setattr(row, name, value)
+    return row
 
 
 def _referrers(kind: Kind, mode: Uses) -> list[tuple[Kind, str]]:

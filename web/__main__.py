@@ -10,7 +10,7 @@ import ipaddress
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inventory import logs
@@ -31,27 +31,28 @@ class Misconfigured(Exception):
 
 
 def main() -> None:
-    options = _options()
+    options = options_from()
     try:
         logs.configure(os.environ.get("FLEETWARD_LOG", "INFO"))
-        settings = _settings(options, os.environ)
+        settings = settings_from(options, os.environ)
         asyncio.run(_run(settings, _address(options, settings)))
     except (Misconfigured, Unavailable, OSError, ValueError) as error:
         print(f"web: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _options() -> argparse.Namespace:
+def options_from(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m web", description="API, event stream and pages. FLEETWARD_DATABASE and FLEETWARD_SECRETS say where."
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0: one that is free")
     parser.add_argument("--tls", action="store_true", help="HTTPS, with web.crt and web.key of the secrets directory")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def _settings(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """Raises Misconfigured."""
     database = environment.get("FLEETWARD_DATABASE")
     if not database:
         raise Misconfigured("set FLEETWARD_DATABASE to the database's URL, such as postgresql://user@host/fleetward")

@@ -22,7 +22,7 @@ from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
 from web import headers, operations, problems, signin
-from web.api import enrollment, events, meta, resources
+from web.api import enrollment, events, integrations, meta, resources
 from web.bodies import MAX_BODY
 from web.hub import Hub
 from web.identity import csrf_token
@@ -36,6 +36,7 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     signin.blueprint,
     meta.blueprint,
     enrollment.blueprint,
+    integrations.blueprint,
     events.blueprint,
     resources.blueprint,
 )

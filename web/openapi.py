@@ -231,6 +231,18 @@ def _access_paths() -> dict[str, dict[str, Operation]]:
         "/login": {"post": login},
         "/logout": {"post": _operation("signOut", "access", "End the session.", signed_out)},
         "/api/v1/enroll": {"post": enroll},
+        "/api/v1/integrations": _integrations(),
+    }
+
+
+def _integrations() -> dict[str, Operation]:
+    listed = {"200": _given("They.", reference("IntegrationPage"))}
+    made = {"201": _given("Made, or made already with this key.", reference("IntegrationAnswer"))}
+    body = {"required": True, **_content(reference("IntegrationRequest"))}
+    summary = "Let another program in, with a certificate of its own."
+    return {
+        "get": _operation("listIntegrations", "access", "The programs that have a certificate.", listed),
+        "post": _operation("createIntegration", "access", summary, made, 409, 413, 415, 422, parameters=[_KEY], requestBody=body),
     }
 
 

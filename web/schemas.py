@@ -198,4 +198,23 @@ GENERAL: dict[str, Schema] = {
         channel_key=_TEXT,
         broker=_plain("Where to connect.", "host port", host=_TEXT, port={"type": "integer"}),
     ),
+    "IntegrationRequest": _plain(
+        "A program to let in.",
+        "name csr",
+        name=_TEXT,
+        write={"type": "string", "enum": ["none", "signed", "unsigned"], "default": "none"},
+        csr={"type": "string", "description": "PKCS #10, PEM; its key is the program's."},
+    ),
+    "IntegrationAnswer": _plain(
+        "Its certificate.",
+        "name write certificate ca broker",
+        name=_TEXT,
+        write=_TEXT,
+        certificate=_TEXT,
+        ca=_TEXT,
+        broker=_plain("Where to connect.", "host port", host=_TEXT, port={"type": "integer"}),
+    ),
+    "IntegrationPage": _plain(
+        "The programs.", "items", items=_array(_plain("One.", "name write created_at", name=_TEXT, write=_TEXT, created_at=_TIME))
+    ),
 }

@@ -1,5 +1,6 @@
 """What a web process works with, made once at its start and reached from every route by `services()`."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -29,6 +30,8 @@ class Services:
     key: bytes
     """The installation's session key, from which secrets that must be the same again are derived."""
     metrics: Metrics = field(default_factory=Metrics)
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)
 
 

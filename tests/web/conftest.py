@@ -1,17 +1,35 @@
 """Fixtures of the web tests: a site of one's own, and clients signed in to it."""
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.web.site_under_test import Site, running
+from tests.web.site_under_test import Site, people, running
+
+
+@pytest.fixture(scope="session")
+def peopled(databases: Any, migrated: str) -> str:
+    """The name of a database with schema and accounts, to copy from: argon2 is slow on purpose."""
+    name: str = databases.create(migrated)
+    asyncio.run(people(databases.url(name)))
+    return name
 
 
 @pytest.fixture
-def site(inventory_url: str) -> Iterator[Site]:
+def web_url(databases: Any, peopled: str) -> Iterator[str]:
+    """The URL of a database with schema and accounts, for this test alone."""
+    name: str = databases.create(peopled)
+    yield databases.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def site(web_url: str) -> Iterator[Site]:
     """A site of this test's own."""
-    with running(inventory_url) as found:
+    with running(web_url) as found:
         yield found
 
 

@@ -45,18 +45,20 @@ class Site:
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20, limits=limits, **more)
 
 
-async def _people(db: Database) -> None:
+async def people(database: str) -> None:
+    """Make the tokens and the user that a `Site` speaks of."""
+    db = await Database.open(database, application="test-people", pool_size=1)
     now = datetime.now(UTC)
     for role in ROLES:
         await accounts.put_token(db, role, role, role, now)
     await accounts.add_user(db, "admin", PASSWORD, "admin", now)
+    await db.close()
 
 
 async def _live(settings: Settings, address: Address, started: "threading.Event", said: list[str], end: list[Any]) -> None:
     stop = asyncio.Event()
     end += [asyncio.get_running_loop(), stop]
     db = await Database.open(settings.database, application="test-relay", pool_size=2)
-    await _people(db)
     relay = asyncio.create_task(Relay(db).run())
     bound = serving.listen(address)
 
@@ -80,7 +82,7 @@ def _end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 @contextmanager
 def running(database: str, address: Address | None = None, **settings: Any) -> Iterator[Site]:
-    """A web process in a thread of its own, so that tests of any kind can talk to it."""
+    """A web process in a thread of its own, so that tests of any kind can talk to it. The database has its `people`."""
     started, said, end = threading.Event(), list[str](), list[Any]()
     wanted = replace(Settings(database=database), **settings)
     failure: list[BaseException] = []

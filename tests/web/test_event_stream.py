@@ -177,10 +177,10 @@ async def _until_seen(reader: asyncio.StreamReader, wanted: bytes) -> bool:
 
 
 @pytest.fixture
-def hasty(inventory_url: str) -> Iterator[Site]:
+def hasty(web_url: str) -> Iterator[Site]:
     """A site with a small backlog, quick heartbeats and little patience."""
     address = Address("127.0.0.1", 0, stall_s=1.0)
-    with running(inventory_url, address, stream_backlog=8, heartbeat_s=0.1) as found:
+    with running(web_url, address, stream_backlog=8, heartbeat_s=0.1) as found:
         yield found
 
 
@@ -266,9 +266,9 @@ async def test_below_the_floor_is_gone(site: Site) -> None:
         assert (await client.get("/api/v1/events", params={"after": position})).json() == {"items": [], "next": position}
 
 
-def test_open_streams_do_not_hold_up_the_end(inventory_url: str) -> None:
+def test_open_streams_do_not_hold_up_the_end(web_url: str) -> None:
     """Ending the process ends the streams, at once and cleanly."""
-    with running(inventory_url) as site, site.client() as client, client.stream("GET", "/api/v1/events/stream") as answer:
+    with running(web_url) as site, site.client() as client, client.stream("GET", "/api/v1/events/stream") as answer:
         lines = answer.iter_lines()
         assert next(lines) == ": connected"
         began = time.monotonic()

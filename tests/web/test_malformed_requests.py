@@ -212,9 +212,9 @@ TABLE: dict[str, Wrong] = {
 
 
 @pytest.fixture(scope="module")
-def stands(databases: Any, migrated: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, httpx.Client]]:
+def stands(databases: Any, peopled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, httpx.Client]]:
     """A site with a region, a host and a config, for all rows of the table: none of them may change it."""
-    name = databases.create(migrated)
+    name = databases.create(peopled)
     secrets = tmp_path_factory.mktemp("secrets")
     with running(databases.url(name), secrets=secrets) as site, site.client(None) as client:
         with site.client() as admin:

@@ -156,3 +156,15 @@ def test_viewers_read_operators_write_and_strangers_get_nothing(site: Site) -> N
             refused = nobody.get("/api/v1/regions")
             assert refused.status_code == 401
             assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "command", ["systemctl reload motd", "true", '"quoted"', "5", {"command": ["run-parts", "/etc/x"], "timeout_s": 5}]
+)
+def test_a_command_is_kept_as_it_was_written(client: httpx.Client, command: Any) -> None:
+    """Text that happens to be JSON stays text, on the way in, out, and through a change."""
+    config = made(client, "configs", name="motd", selector="", on_change=command)
+    assert config["on_change"] == client.get("/api/v1/configs/motd").json()["on_change"]
+    again = client.patch("/api/v1/configs/motd", json={"on_change": command, "priority": 3}).json()
+    assert again["on_change"] == config["on_change"]
+    assert again["on_change"] == command

@@ -15,6 +15,7 @@ from quart import Blueprint, Response, request
 
 from inventory import changes, idempotency
 from inventory.errors import BadRequest, Invalid, NotFound, Problem
+from inventory.explain import explain
 from inventory.filter import FilterError, compile_order
 from inventory.idempotency import Answer, Claim
 from inventory.kind import NAME, Kind
@@ -150,12 +151,8 @@ async def _once(kind: Kind, claim: Claim, act: Act, status: int) -> Answer:
 
 
 async def explain_resource(kind: Kind, ref: str) -> Response:
-    from inventory.explain import explain
-
     _query(())
-    here = services()
-    resource = await here.store.get(kind.name, _reference(kind, ref))
-    return answer(await explain(here.db, here.store, kind.name, resource["id"]))
+    return answer(await explain(services().db, kind.name, _reference(kind, ref)))
 
 
 async def history_of_resource(kind: Kind, ref: str) -> Response:

@@ -1,0 +1,63 @@
+"""Other programs on the broker: `POST` makes a certificate for one, `GET` lists them. For administrators.
+
+They are no resources (no versions, no changes). A name cannot be given back yet: that needs its certificate to be revoked at the broker.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from quart import Blueprint, Response, request
+
+from inventory import idempotency, integrations
+from inventory.access import Action
+from inventory.authority import Authority
+from inventory.errors import Unavailable
+from inventory.idempotency import Claim
+from inventory.resource import time_text
+from inventory.writer import Writer
+from web import params
+from web.api.answers import answer
+from web.bodies import read_object
+from web.identity import current_actor, require
+from web.services import Services, services
+
+blueprint = Blueprint("integrations", __name__, url_prefix="/api/v1/integrations")
+
+
+@blueprint.before_request
+async def _administrators() -> None:
+    await require(Action.ADMINISTER)
+
+
+@blueprint.get("")
+async def list_integrations() -> Response:
+    params.parse(request.query_string, ())
+    items = [{**item, "created_at": time_text(item["created_at"])} for item in await integrations.list_all(services().db)]
+    return answer({"items": items})
+
+
+@blueprint.post("")
+async def create_integration() -> Response:
+    """Making one is repeatable by itself (same name, same key); an idempotency key besides notices another body."""
+    params.parse(request.query_string, ())
+    here = services()
+    if here.authority is None:
+        raise Unavailable("this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make no certificate")
+    key = params.idempotency_key(request.headers.get("Idempotency-Key"))
+    body = await read_object()
+    if key is None:
+        return answer(await _create(here, here.authority, body), 201)
+    authority = here.authority
+
+    async def act(_: Writer) -> tuple[int, Any]:
+        return 201, await _create(here, authority, body)
+
+    claim = Claim.of(current_actor(), key, f"POST {request.path}", body, datetime.now(UTC))
+    # One at a time: each holds two connections, and enough of them at once would wait for each other's second for ever.
+    async with here.one_at_a_time:
+        done = await idempotency.once(here.store, claim, act)
+    return answer(done.body, done.status)
+
+
+async def _create(here: Services, authority: Authority, body: dict[str, Any]) -> dict[str, Any]:
+    return await integrations.create(here.db, authority, body, broker=here.settings.mqtt, now=datetime.now(UTC))
