@@ -157,7 +157,7 @@ class Guard:
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
-                log.warning("can't listen on one of the addresses", extra={"address": address, "reason": str(error)})
+                log.debug("can't listen on one of the addresses", extra={"address": address, "reason": str(error)})
                 continue
             listener.setblocking(False)
             port = listener.getsockname()[1]
