@@ -221,7 +221,9 @@ class Authority:
             write_secret(key_path, certificates.key_pem(certificates.new_key()))
         key = self._read_key(f"{name}.key")
         if not self._still_good(certificate_path, key, names):
-            write_secret(certificate_path, issue(key).pem.encode())
+            # Servers show the CA as well: a device that was told its fingerprint takes it from there.
+            chain = self._path("ca.crt").read_text() if names else ""
+            write_secret(certificate_path, (issue(key).pem + chain).encode())
 
     def _still_good(self, path: Path, key: certificates.Key, names: frozenset[str]) -> bool:
         if not path.exists():
