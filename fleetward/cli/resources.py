@@ -79,7 +79,7 @@ def everything(client: Client, kind: Kind, filter_: str | None, order: str | Non
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", required=False, metavar="NAME|ID")
+@click.argument("name", required=False, metavar="[NAME|ID]")
 @connected
 def describe(session: Session, kind: str, name: str | None) -> None:
     """Tell everything about one resource: its fields, why it is as it is, its last changes."""
@@ -101,7 +101,7 @@ def _or_nothing(session: Session, kind: Kind, resource: Resource) -> Json:
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", required=False, metavar="NAME")
+@click.argument("name", required=False, metavar="[NAME]")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field's value, written as in YAML; repeatable.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
 @click.option("--title", help="Free text for people.")
@@ -141,7 +141,7 @@ def pair(text: str, flag: str) -> tuple[str, str]:
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", required=False, metavar="NAME|ID")
+@click.argument("name", required=False, metavar="[NAME|ID]")
 @format_option
 @connected
 def edit(session: Session, kind: str, name: str | None, output: str) -> None:
@@ -228,7 +228,7 @@ def label(session: Session, kind: str, name: str, labels: tuple[str, ...], outpu
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", required=False, metavar="NAME|ID")
+@click.argument("name", required=False, metavar="[NAME|ID]")
 @format_option
 @connected
 def retry(session: Session, kind: str, name: str | None, output: str) -> None:
@@ -239,7 +239,7 @@ def retry(session: Session, kind: str, name: str | None, output: str) -> None:
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", required=False, metavar="NAME|ID")
+@click.argument("name", required=False, metavar="[NAME|ID]")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print.")
 @connected
 def explain(session: Session, kind: str, name: str | None, output: str) -> None:

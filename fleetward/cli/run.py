@@ -22,10 +22,19 @@ from fleetward.services import modules
     help="[default: /var/lib/fleetward for root, else ~/.local/share/fleetward]",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything but loopback turns HTTPS on.")
-@click.option("--http-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_HTTP_PORT, show_default=True)
-@click.option("--mqtt-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_MQTT_PORT, show_default=True)
+@click.option(
+    "--http-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_HTTP_PORT, show_default=True, help="Of API and dashboard."
+)
+@click.option("--mqtt-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_MQTT_PORT, show_default=True, help="Of the broker.")
 @click.option("--database", envvar="FLEETWARD_DATABASE", metavar="URL", help="A PostgreSQL that stands, instead of one of its own.")
-@click.option("--broker", envvar="FLEETWARD_BROKER", default="embedded", show_default=True, metavar="embedded|mosquitto|URL")
+@click.option(
+    "--broker",
+    envvar="FLEETWARD_BROKER",
+    default="embedded",
+    show_default=True,
+    metavar="embedded|mosquitto|URL",
+    help="Which broker; a URL is one that stands.",
+)
 @click.option("--advertise", multiple=True, metavar="NAME", help="A name or address devices reach this machine by; repeatable.")
 @click.option("--no-agent", is_flag=True, help="Leave this machine itself out of the fleet.")
 @click.option("--simulate", type=click.IntRange(min=0), default=0, metavar="N", help="Also run N simulated devices.")
@@ -80,7 +89,7 @@ def _role(name: str, doc: str, module: str, *fixed: str) -> click.Command:
 
 @click.command(context_settings=_HANDED_ON)
 @click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", required=True, help="Certificates and keys.")
-@click.option("--topic-root", envvar="FLEETWARD_TOPIC_ROOT", default="fleet", show_default=True)
+@click.option("--topic-root", envvar="FLEETWARD_TOPIC_ROOT", default="fleet", show_default=True, help="The first level of all topics.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 def broker(secrets: str, topic_root: str, more: tuple[str, ...]) -> None:
     """Run the MQTT broker: --kind embedded|mosquitto, --host, --port, --data."""
