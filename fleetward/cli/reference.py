@@ -10,9 +10,9 @@ from fleetward.cli.exits import Exit
 _HEAD = """\
 # The `fleetward` command
 
-Written by `python -m fleetward.cli.reference`. KIND may be singular or plural; `KIND/NAME` works wherever KIND and NAME do. The server and the
-token come from flags, from the environment, or from the `fleetward up` that runs here. Roles read `fleetward.toml` (`$FLEETWARD_CONFIG`, else
-`./fleetward.toml`, else `/etc/fleetward.toml`), with keys like `database` for `FLEETWARD_DATABASE`.
+Written by `python -m fleetward.cli.reference`. KIND may be singular or plural; `KIND/NAME` works wherever KIND and NAME do. The server
+and the token come from flags, from the environment, or from the `fleetward up` that runs here. Roles read `fleetward.toml`
+(`$FLEETWARD_CONFIG`, else `./fleetward.toml`, else `/etc/fleetward.toml`), with keys like `database` for `FLEETWARD_DATABASE`.
 
 Data goes to standard output, talk to standard error. `NO_COLOR` is respected.
 """
