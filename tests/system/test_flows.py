@@ -102,7 +102,7 @@ def test_a_recoverable_error_is_retried_and_succeeds(installation: Installation,
     subprocess.run(["mount", "-o", "remount,rw", str(read_only)], check=True)
     until(lambda: settled(installation, "patient"), 60, "the retry to succeed")
     assert (read_only / "file").read_text() == "hello\n"
-    installation.fleetward("delete", "config", "patient", "--yes", expect=None)
+    installation.fleetward("delete", "config", "patient")
     until(lambda: not host_configs(installation, "patient"), 20, "the file to be taken back")
 
 
@@ -157,5 +157,5 @@ def test_templates_and_priorities(installation: Installation, files: Path, host:
     assert (files / "own").read_text() == f"{host['name']}/press"
     [loser] = host_configs(installation, "low")
     assert [entry["path"] for entry in loser["shadowed"]] == [str(path)]
-    installation.fleetward("delete", "config", "high", "--yes", expect=None)
+    installation.fleetward("delete", "config", "high")
     until(lambda: path.read_text() == "low", 20, "the loser to take over")
