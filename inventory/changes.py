@@ -70,8 +70,8 @@ class Change:
     at: datetime
 
     def body(self) -> dict[str, Any]:
-        """What goes out over MQTT and SSE (contract.md section 3)."""
-        body: dict[str, Any] = {
+        """What goes out over MQTT and SSE (contract.md section 3): `resource` is as after it, or as before it when deleted."""
+        return {
             "position": self.position,
             "kind": self.kind,
             "id": self.id,
@@ -79,14 +79,11 @@ class Change:
             "version": self.version,
             "generation": self.generation,
             "changed": list(self.changed),
-            "resource": self.resource,
+            "resource": self.before if self.op == "deleted" else self.resource,
             "host": self.host,
             "actor": self.actor,
             "at": time_text(self.at),
         }
-        if self.op == "deleted":
-            body["before"] = self.before
-        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +246,14 @@ async def read(
     return Slice(changes, changes[-1].position if len(changes) == limit else max(after, state["position"]))
 
 
-async def newest(db: Database, *, limit: int, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None) -> Slice:
-    """The last changes of those asked for, oldest first, and the position to read on from."""
+async def newest(
+    db: Database, *, limit: int, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None, before: int | None = None
+) -> Slice:
+    """The last changes of those asked for, oldest first, and the position to read on from. `before`: only those below it."""
     async with db.acquire() as connection:
         now: int = await connection.fetchval("SELECT position FROM relay")
         wanted = (None if kinds is None else list(kinds), None if ids is None else list(ids))
-        rows = await connection.fetch(SQL["newest_changes"], now, *wanted, limit)
+        rows = await connection.fetch(SQL["newest_changes"], now if before is None else min(now, before - 1), *wanted, limit)
     return Slice([_change(row) for row in reversed(rows)], now)
 
 

@@ -1,7 +1,7 @@
 """The Quart app: which blueprints there are, what every response carries, and what lives as long as the process.
 
-`create_app(settings)` gives an app that opens the database when it starts to serve and closes it when it ends. Pages are blueprints in
-`BLUEPRINTS` like any other; they reach everything by `web.services.services()`, ask `web.identity.require` or `identify` who is there, and
+`create_app(settings)` gives an app that opens the database when it starts to serve and closes it when it ends. Pages are blueprints
+like any other (`web.pages`); they reach everything by `web.services.services()`, ask `web.identity.require` or `identify` who is there, and
 put `csrf_token()` into their forms.
 """
 
@@ -21,7 +21,7 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
-from web import headers, operations, problems, signin
+from web import headers, operations, pages, problems, signin
 from web.api import enrollment, events, integrations, meta, resources
 from web.bodies import MAX_BODY
 from web.hub import Hub
@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> Quart:
     problems.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    pages.register(app)
 
     @app.while_serving
     async def live() -> AsyncGenerator[None, None]:

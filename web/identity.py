@@ -10,6 +10,7 @@ Source: contract.md section 5; OWASP CSRF Prevention Cheat Sheet (synchronizer t
 
 import hmac
 import ipaddress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -109,6 +110,19 @@ async def _check_csrf(expected: str) -> None:
         given = (await request.form).get(CSRF_FIELD)
     if given is None or not hmac.compare_digest(given.encode(), expected.encode()):
         raise Forbidden(f"the CSRF token is missing or wrong: send the session's in {CSRF_HEADER}; /api/v1/whoami tells it")
+
+
+def still_known() -> Callable[[], Awaitable[bool]]:
+    """For answers that outlive their request: a question that can be asked later, whether whoever asked is still known."""
+    here, token, cookie = services(), bearer(), request.cookies.get(cookie_name(), "")
+
+    async def ask() -> bool:
+        now = datetime.now(UTC)
+        if token is not None:
+            return await accounts.find_token(here.db, token, now) is not None
+        return await accounts.find_session(here.db, cookie, now, here.settings.session_idle) is not None
+
+    return ask
 
 
 def current_actor() -> Actor:

@@ -31,6 +31,8 @@ class Settings:
 
     heartbeat_s: float = 15.0
     """A stream says that it is alive so often, in seconds : below the 30 s after which proxies cut idle connections."""
+    stream_recheck_s: float = 60.0
+    """An open stream is looked at so often, in seconds, whether its token or session still stands."""
     stream_backlog: int = 2048
     """Changes kept in memory for the streams. A reader further behind than that is cut and resumes from the database. About 4 KiB each."""
     relay_lag_limit_s: float = 30.0

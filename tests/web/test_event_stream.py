@@ -13,7 +13,7 @@ import pytest
 
 from inventory import changes
 from inventory.db import Database
-from tests.web.site_under_test import Site, running, until
+from tests.web.site_under_test import PASSWORD, Site, running, until
 from web.serving import Address
 
 Event = dict[str, str]
@@ -65,6 +65,19 @@ async def test_a_change_is_streamed_as_it_happens(site: Site) -> None:
     assert change["resource"]["name"] == "after"
     assert (change["kind"], change["op"], change["host"]) == ("region", "created", None)
     assert change["actor"]["name"] == "admin"
+
+
+async def test_what_is_deleted_is_shown_as_it_was(site: Site) -> None:
+    """The `resource` of a deletion is the one from before it, so that a reader knows what went."""
+    async with site.async_client() as client:
+        made = (await client.post("/api/v1/regions", json={"name": "north", "labels": {"a": "1"}})).json()
+        await _settled(client)
+        async with streaming(client) as events:
+            await client.delete("/api/v1/regions/north")
+            change = await next_change(events)
+    assert (change["op"], change["id"]) == ("deleted", made["id"])
+    assert change["resource"]["labels"] == {"a": "1"}
+    assert change["version"] > made["version"]
 
 
 async def _settled(client: httpx.AsyncClient) -> int:
@@ -227,6 +240,19 @@ def test_a_reader_that_takes_nothing_is_dropped(hasty: Site) -> None:
             number += 1
             files = [{"path": "/etc/big", "content": f"{number}{content}"}]
             assert client.patch("/api/v1/configs/big", json={"files": files}).status_code == 200
+
+
+async def test_a_stream_ends_with_the_session_that_opened_it(web_url: str) -> None:
+    """Signing out elsewhere ends it within the time of a look."""
+    with running(web_url, stream_recheck_s=0.2, heartbeat_s=0.1) as site:
+        async with httpx.AsyncClient(base_url=site.url, trust_env=False) as browser:
+            signed_in = (await browser.post("/login", json={"username": "admin", "password": PASSWORD})).json()
+            async with streaming(browser) as events:
+                assert (await anext(events)).keys() == {"id"}
+                await browser.post("/logout", headers={"X-CSRF-Token": signed_in["csrf_token"]})
+                async with asyncio.timeout(10):
+                    async for event in events:
+                        assert event.keys() == {"id"}
 
 
 async def test_events_are_paged(site: Site) -> None:

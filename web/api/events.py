@@ -7,7 +7,8 @@ lists again.
 Source: contract.md section 5; WHATWG HTML section 9.2 (server-sent events).
 """
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from quart import Blueprint, Response, request
 
@@ -18,7 +19,7 @@ from web import params
 from web.api.answers import answer
 from web.api.parameters import EVENTS, STREAM
 from web.hub import PUBLISHED, Changes, Cut, Hub, Quiet, Wanted
-from web.identity import require
+from web.identity import require, still_known
 from web.services import services
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1/events")
@@ -75,17 +76,36 @@ async def stream_events() -> Response:
         after = await changes.position(services().db)
     else:
         await _check_position(after)
-    response = Response(frames(services().hub, after, wanted), content_type="text/event-stream; charset=utf-8")
+    known = Patience(still_known(), services().settings.stream_recheck_s)
+    response = Response(frames(services().hub, after, wanted, known), content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None
     return response
 
 
-async def frames(hub: Hub, after: int, wanted: Wanted) -> AsyncIterator[bytes]:
-    """The stream's bytes, until the reader goes, the process ends, or the reader has to begin anew."""
+class Patience:
+    """Asks again, but not all the time, whether the reader may still read: a token that was revoked ends its streams."""
+
+    def __init__(self, ask: Callable[[], Awaitable[bool]], every_s: float) -> None:
+        self._ask = ask
+        self._every_s = every_s
+        self._asked = time.monotonic()
+
+    async def ended(self) -> bool:
+        """Raises Unavailable."""
+        if time.monotonic() - self._asked < self._every_s:
+            return False
+        self._asked = time.monotonic()
+        return not await self._ask()
+
+
+async def frames(hub: Hub, after: int, wanted: Wanted, known: Patience) -> AsyncIterator[bytes]:
+    """The stream's bytes, until the reader goes or may no longer read, the process ends, or the reader has to begin anew."""
     yield b": connected\nretry: %d\nid: %d\n\n" % (RECONNECT_MS, after)
     try:
         async for news in hub.follow(after=after, wanted=wanted):
+            if await known.ended():
+                return
             match news:
                 case Changes(entries, _):
                     if entries:
