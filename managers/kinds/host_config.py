@@ -178,6 +178,8 @@ def error_of(command: CommandView) -> Error | None:
             return Error(ErrorCode.INTERNAL, "the device does not know how far it came", recoverable=True)
         case CommandState.TIMED_OUT if said is None:
             return None
+        case CommandState.REJECTED if command.result is None:
+            return Error(ErrorCode.INTERNAL, "the command is too large to be sent", recoverable=False)
     if said is None:
         return Error(ErrorCode.INTERNAL, f"the device said {command.state} and not why", recoverable=command.state != CommandState.REJECTED)
     return Error(said["code"], said.get("message") or "", recoverable=bool(said.get("recoverable")))

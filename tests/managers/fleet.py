@@ -134,9 +134,7 @@ class Fleet:
     async def report(self, order_or_id: str, host: str, generation: int, state: str, digest: str | None, message: str = "") -> None:
         """`up/status`, one item."""
         said = {"generation": generation, "state": state, "digest": digest, "reason": "", "message": message}
-        await self.store.write(
-            "host-config", order_or_id, {"reported": said | {"at": time_text(datetime.now(UTC))}}, Actor.device(host)
-        )
+        await self.store.write("host-config", order_or_id, {"reported": said | {"at": time_text(datetime.now(UTC))}}, Actor.device(host))
 
     async def result(self, order: Order, state: str, error: dict[str, Any] | None = None) -> None:
         """`up/result`, a terminal one."""
@@ -216,5 +214,3 @@ async def managed(fleet: Fleet) -> AsyncIterator[Running]:
 def contents(order: Order) -> dict[str, str]:
     """The files of an apply, as text."""
     return {file["path"]: base64.b64decode(file["content"]).decode() for file in order.args["files"]}
-
-

@@ -1,0 +1,361 @@
+"""The engine on a real PostgreSQL with managers made for the test: one hand a key, nothing lost, failures kept apart."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from inventory.actor import Actor
+from inventory.changes import Change, Relay
+from inventory.db import Database
+from inventory.errors import Unavailable
+from inventory.store import Store
+from inventory.work import Strength, WorkQueue, waiting
+from managers.driver import Engine, Manager, Pump, Scan, Worker
+from managers.feed import Feed
+from managers.reconcile import Again, AnyTrigger, Done, Error, Failed, Make, Outcome, Request, Trigger, Write
+from managers.settling import Report, Settler
+from managers.workqueue import Backoff
+from tests.managers.fleet import eventually
+
+QUEUE = "m"
+
+
+@dataclass
+class Recorder:
+    """A reconciler that notes what it is asked, and answers as it is told."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    runs: Counter[str] = field(default_factory=Counter)
+    requests: list[Request] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    overlaps: list[str] = field(default_factory=list)
+    pause_s: float = 0.0
+    seen: dict[str, int] = field(default_factory=dict)
+    truth: dict[str, int] = field(default_factory=dict)
+    """What there is to see of a key, which triggers tell of."""
+
+    async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
+        keys = [request.key for request in requests]
+        self.overlaps += [key for key in keys if key in self.running]
+        self.running.update(keys)
+        self.requests += requests
+        self.runs.update(keys)
+        self.seen.update({key: self.truth.get(key, 0) for key in keys})
+        try:
+            await asyncio.sleep(random.uniform(0, self.pause_s))
+            answers = {key: self.answers.get(key, Done()) for key in keys}
+            for answer in answers.values():
+                if isinstance(answer, Exception):
+                    raise answer
+            return answers
+        finally:
+            self.running.difference_update(keys)
+
+
+def nothing(change: Change) -> Sequence[AnyTrigger]:
+    return ()
+
+
+@dataclass
+class Bench:
+    db: Database
+    recorder: Recorder = field(default_factory=Recorder)
+
+    def manager(self, **more: Any) -> Manager:
+        settings: dict[str, Any] = {
+            "queue": QUEUE,
+            "actor": Actor.manager("host"),
+            "reconciler": self.recorder,
+            "interest": nothing,
+            "batch": 10,
+        }
+        return Manager(**(settings | more))
+
+    @asynccontextmanager
+    async def replica(self, name: str = "r", lease: timedelta = timedelta(seconds=15), **more: Any) -> AsyncIterator[Pump]:
+        queue = WorkQueue(self.db)
+        reports: list[Report] = []
+        engine = Engine(queue, Settler(Store(self.db), queue, lambda low, high: high), name, reports.append, lease)
+        worker = Worker(engine, self.manager(**more))
+        pump = Pump(queue, [worker])
+        tasks = [asyncio.create_task(worker.run()), asyncio.create_task(pump.run())]
+        try:
+            yield pump
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def trigger(self, *keys: str, strength: Strength = Strength.CHANGED) -> None:
+        async with self.db.transaction() as tx:
+            await WorkQueue(self.db).trigger(tx.raw, QUEUE, keys, strength)
+
+    async def rows(self) -> int:
+        async with self.db.acquire() as connection:
+            return int(await connection.fetchval("SELECT count(*) FROM work"))
+
+    async def empty(self) -> bool:
+        return await self.rows() == 0
+
+    async def row(self, key: str) -> Any:
+        async with self.db.acquire() as connection:
+            found = await waiting(connection, [key])
+        return found[0] if found else None
+
+
+@pytest.fixture
+def bench(db: Database) -> Bench:
+    return Bench(db)
+
+
+async def test_two_replicas_share_keys_and_miss_no_trigger(bench: Bench) -> None:
+    """While triggers rain on a few keys, no key is in two hands, and the last thing told of each is seen."""
+    bench.recorder.pause_s = 0.01
+    async with bench.replica("one", batch=3) as one, bench.replica("two", batch=3) as two:
+        for n in range(150):
+            key = f"k{random.randrange(6)}"
+            bench.recorder.truth[key] = n
+            await bench.trigger(key)
+            random.choice((one, two)).wake([QUEUE])
+        await eventually(bench.empty)
+    assert bench.recorder.overlaps == []
+    assert bench.recorder.seen == bench.recorder.truth
+    assert sum(bench.recorder.runs.values()) <= 150
+
+
+async def test_a_dead_replica_s_keys_are_taken_over(bench: Bench) -> None:
+    """Its lease runs out, and what it decides after that is not written."""
+    queue = WorkQueue(bench.db)
+    await bench.trigger("k")
+    [stale] = await queue.claim(QUEUE, "dead", 1, timedelta(milliseconds=100))
+    async with bench.replica("alive"):
+        await eventually(bench.empty)
+    settler = Settler(Store(bench.db), queue, lambda low, high: high)
+    await bench.trigger("k")
+    outcome = Failed(Error("ReadOnly", "no", recoverable=True), (Make("notification", {"severity": "info", "type": "T", "message": "m"}),))
+    report = await settler.settle(bench.manager().terms, [stale], {"k": outcome})
+    assert report.lost == ["k"]
+    async with bench.db.acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM notification") == 0
+    assert (await bench.row("k")).attempts == 0
+
+
+async def test_a_long_reconcile_keeps_its_lease(bench: Bench) -> None:
+    """It is renewed while it runs, so that nobody else begins it."""
+    bench.recorder.pause_s = 0.0
+    started = asyncio.Event()
+    let_go = asyncio.Event()
+
+    class Slow(Recorder):
+        async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
+            self.runs.update(request.key for request in requests)
+            started.set()
+            await let_go.wait()
+            return {request.key: Done() for request in requests}
+
+    bench.recorder = Slow()
+    lease = timedelta(milliseconds=600)
+    async with bench.replica("one", lease), bench.replica("two", lease):
+        await bench.trigger("k")
+        await asyncio.wait_for(started.wait(), 5)
+        async with bench.db.acquire() as connection:
+            until = await connection.fetchval("SELECT lease_until FROM work")
+        await eventually(lambda: _lease_after(bench, until + 3 * lease))
+        assert bench.recorder.runs == Counter({"k": 1})
+        let_go.set()
+        await eventually(bench.empty)
+
+
+async def _lease_after(bench: Bench, moment: Any) -> bool:
+    async with bench.db.acquire() as connection:
+        return bool(await connection.fetchval("SELECT lease_until > $1 FROM work", moment))
+
+
+async def test_one_bad_key_does_not_fail_its_batch(bench: Bench) -> None:
+    """The batch is taken apart; the bad one backs off as an internal error, and the others are done."""
+    bench.recorder.answers["bad"] = ValueError("a bug")
+    async with bench.replica():
+        await bench.trigger("a", "b", "bad", "c")
+        await eventually(lambda: _attempts(bench, "bad", 1))
+        await eventually(lambda: _only(bench, 1))
+    row = await bench.row("bad")
+    assert row.last_error == {"code": "Internal", "message": "ValueError: a bug", "recoverable": True, "attempt": 1}
+
+
+async def test_an_effect_that_can_t_be_written_fails_its_key_alone(bench: Bench) -> None:
+    """The transaction of the batch is undone as a whole, then each key is settled by itself."""
+    good = Done((Make("notification", {"severity": "info", "type": "T", "message": "good"}),))
+    bench.recorder.answers = {"good": good, "bad": Done((Make("component", {"host": "host-nowhere"}),))}
+    async with bench.replica():
+        await bench.trigger("good", "bad")
+        await eventually(lambda: _attempts(bench, "bad", 1))
+        await eventually(lambda: _only(bench, 1))
+    async with bench.db.acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM notification") == 1
+
+
+async def test_what_is_away_counts_for_nothing(bench: Bench) -> None:
+    """Unavailable gives the key back without an attempt, and it is tried again soon."""
+    bench.recorder.answers["k"] = Unavailable("the broker is away")
+    async with bench.replica():
+        await bench.trigger("k")
+        await eventually(lambda: _ran(bench, "k", 2))
+        bench.recorder.answers.clear()
+        await eventually(bench.empty)
+    assert {request.attempt for request in bench.recorder.requests} == {1}
+
+
+async def test_failures_count_up_to_the_halt_and_fresh_begins_anew(bench: Bench) -> None:
+    """Attempt by attempt; then nothing moves it but the user."""
+    bench.recorder.answers["k"] = Failed(Error("ReadOnly", "no", recoverable=True))
+    backoff = Backoff(first=timedelta(milliseconds=10), attempts=3)
+    async with bench.replica(backoff=backoff):
+        await bench.trigger("k")
+        await eventually(lambda: _halted(bench, "k"))
+        assert [request.attempt for request in bench.recorder.requests] == [1, 2, 3]
+        await bench.trigger("k", strength=Strength.NOW)
+        bench.recorder.answers.clear()
+        await bench.trigger("other")
+        await eventually(lambda: _ran(bench, "other", 1))
+        assert bench.recorder.runs["k"] == 3
+        await bench.trigger("k", strength=Strength.FRESH)
+        await eventually(bench.empty)
+    assert bench.recorder.requests[-1].attempt == 1
+
+
+async def test_due_times_survive_a_restart(bench: Bench) -> None:
+    """A pause goes on where another process left it."""
+    bench.recorder.answers["k"] = Again(timedelta(seconds=1), "Pending")
+    async with bench.replica("one"):
+        await bench.trigger("k")
+        await eventually(lambda: _ran(bench, "k", 1))
+        await eventually(lambda: _free(bench, "k"))
+    due = (await bench.row("k")).due_at
+    bench.recorder.answers.clear()
+    async with bench.replica("two"):
+        assert bench.recorder.runs["k"] == 1
+        await eventually(bench.empty)
+        async with bench.db.acquire() as connection:
+            assert await connection.fetchval("SELECT clock_timestamp() >= $1", due)
+
+
+async def test_a_stopped_replica_gives_back_what_it_holds(bench: Bench) -> None:
+    """The next one need not wait for a lease to run out."""
+    bench.recorder.pause_s = 60.0
+    async with bench.replica("one"):
+        await bench.trigger("k")
+        await eventually(lambda: _ran(bench, "k", 1))
+    row = await bench.row("k")
+    assert (row.running, row.attempts) == (False, 0)
+
+
+async def test_the_status_follows_the_outcome(bench: Bench) -> None:
+    """In the transaction of the outcome; `since` stays while nothing else changes, and then nothing is written."""
+    store = Store(bench.db)
+    host = (await store.create("host", {"name": "a"}, Actor.system()))["id"]
+    bench.recorder.answers[host] = Again(None, "WaitingForDevice", "not there", (Write("host", host, {"current_state": "registered"}),))
+    async with bench.replica(status_of="host"):
+        await bench.trigger(host)
+        await eventually(lambda: _reason(store, host, "WaitingForDevice"))
+        first = await store.get("host", host)
+        await bench.trigger(host)
+        await eventually(lambda: _ran(bench, host, 2))
+        await eventually(lambda: _free(bench, host))
+        assert (await store.get("host", host))["version"] == first["version"]
+        bench.recorder.answers[host] = Failed(Error("NoSpace", "full", recoverable=False))
+        await bench.trigger(host)
+        await eventually(lambda: _reason(store, host, "NoSpace"))
+    found = await store.get("host", host)
+    assert found["status"] | {"since": ""} == {"indicator": "error", "reason": "NoSpace", "message": "full", "halted": True, "since": ""}
+
+
+async def test_the_feed_misses_nothing_while_it_is_down(bench: Bench) -> None:
+    """Its cursor is durable: what was written meanwhile is queued when it is back, and what was read before is not again."""
+    store = Store(bench.db)
+
+    def interest(change: Change) -> Sequence[AnyTrigger]:
+        return [Trigger(QUEUE, change.id)]
+
+    relay = asyncio.create_task(Relay(bench.db).run())
+    try:
+        feed = Feed(bench.db, WorkQueue(bench.db), [bench.manager(interest=interest)], lambda names: None)
+        async with _running(feed):
+            await eventually(lambda: _reading(bench))
+            one = (await store.create("region", {"name": "one"}, Actor.system()))["id"]
+            await eventually(lambda: _has(bench, one))
+        async with bench.db.acquire() as connection:
+            await connection.execute("DELETE FROM work")
+        two = (await store.create("region", {"name": "two"}, Actor.system()))["id"]
+        async with _running(feed):
+            await eventually(lambda: _has(bench, two))
+        assert not await _has(bench, one)
+    finally:
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+
+
+async def test_one_feed_reads_at_a_time(bench: Bench) -> None:
+    """The second stands by, and takes over when the first has gone."""
+    first = Feed(bench.db, WorkQueue(bench.db), [bench.manager()], lambda names: None)
+    second = Feed(bench.db, WorkQueue(bench.db), [bench.manager(scans=(Scan("scan_configs", timedelta(hours=1)),))], lambda names: None)
+    async with _running(second):
+        async with _running(first):
+            await eventually(lambda: _reading(bench))
+            async with bench.db.acquire() as connection:
+                held = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        assert held == 1
+        await eventually(lambda: _reading(bench))
+
+
+@asynccontextmanager
+async def _running(feed: Feed) -> AsyncIterator[None]:
+    task = asyncio.create_task(feed.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _reading(bench: Bench) -> bool:
+    async with bench.db.acquire() as connection:
+        cursor = await connection.fetchval("SELECT count(*) FROM cursors WHERE name = 'managers'")
+        return bool(cursor) and bool(await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"))
+
+
+async def _has(bench: Bench, key: str) -> bool:
+    return await bench.row(key) is not None
+
+
+async def _attempts(bench: Bench, key: str, count: int) -> bool:
+    row = await bench.row(key)
+    return row is not None and row.attempts == count and not row.running
+
+
+async def _only(bench: Bench, count: int) -> bool:
+    return await bench.rows() == count
+
+
+async def _ran(bench: Bench, key: str, count: int) -> bool:
+    return bench.recorder.runs[key] >= count
+
+
+async def _halted(bench: Bench, key: str) -> bool:
+    row = await bench.row(key)
+    return row is not None and row.halted
+
+
+async def _free(bench: Bench, key: str) -> bool:
+    row = await bench.row(key)
+    return row is not None and not row.running
+
+
+async def _reason(store: Store, host: str, reason: str) -> bool:
+    return bool((await store.get("host", host))["status"]["reason"] == reason)
