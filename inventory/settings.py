@@ -1,7 +1,8 @@
 """What an Inventory process is told at its start, frozen. Only `inventory/__main__.py` reads the environment; tests make their own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from broker.topics import DEFAULT_ROOT, Topics
@@ -19,7 +20,7 @@ class Settings:
     database: str
     secrets: Path
     broker: str = DEFAULT_BROKER
-    topics: Topics = Topics()
+    topics: Topics = field(default_factory=Topics)
 
     pool_size: int = 8
     """Connections to the database: ingest, relay, publisher, presence and intents, one each, and a few for what overlaps."""
@@ -32,7 +33,12 @@ class Settings:
     sweep_s: float = 2.0
     """How often silent devices are looked for, in seconds; presence is late by that much at most."""
     lease_s: float = 8.0
-    """For how long a shard is held without renewal, in seconds: a killed replica's shards move after it, in about 10 s (design.md section 3)."""
+    """For how long a shard is held without renewal, in seconds: a killed replica's shards move after it, so in about 10 s."""
+
+    keep_changes: timedelta = timedelta(days=90)
+    """How long changes are kept, as history and audit. Whole partitions of a million go, so it may be longer."""
+    keep_logs: timedelta = timedelta(days=30)
+    """How long what devices logged is kept."""
 
     @classmethod
     def read(

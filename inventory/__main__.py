@@ -1,0 +1,72 @@
+"""`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone.
+
+Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
+service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from inventory import logs, service
+from inventory.authority import AuthorityError
+from inventory.bootstrap import Wanted, bootstrap
+from inventory.db import migrate
+from inventory.errors import Unavailable
+from inventory.settings import Settings
+
+ENVIRONMENT_WRONG = 2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="inventory", description=__doc__.splitlines()[0])
+    parser.add_argument("--database", metavar="URL", help="postgresql://…; else FLEETWARD_DATABASE")
+    parser.add_argument("--secrets", metavar="DIR", type=Path, help="the installation's keys; else FLEETWARD_SECRETS")
+    parser.add_argument("--broker", metavar="URL", help="mqtts://HOST:PORT; else FLEETWARD_BROKER")
+    commands = parser.add_subparsers(dest="command")
+    first = commands.add_parser("bootstrap", help="schema, keys and certificates, first administrator")
+    first.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
+    first.add_argument("--secrets", metavar="DIR", type=Path, default=argparse.SUPPRESS)
+    first.add_argument("--advertise", metavar="NAME", action="append", default=[], help="a name or address for the servers' certificates")
+    first.add_argument("--admin-token-file", metavar="FILE", type=Path, help="where to put a token with the administrator's role")
+    only = commands.add_parser("migrate", help="bring the schema up to date")
+    only.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+async def _bootstrap(settings: Settings, options: argparse.Namespace) -> None:
+    wanted = Wanted(settings.secrets, settings.database, tuple(options.advertise), options.admin_token_file)
+    password = await bootstrap(wanted, datetime.now(UTC))
+    print(json.dumps({"admin_password": password}), flush=True)
+
+
+async def _run(options: argparse.Namespace, settings: Settings) -> None:
+    match options.command:
+        case "bootstrap":
+            await _bootstrap(settings, options)
+        case "migrate":
+            await migrate(settings.database)
+        case _:
+            await service.run(settings)
+
+
+def main() -> int:
+    options = _arguments()
+    logs.configure(os.environ.get("FLEETWARD_LOG", "INFO"))
+    try:
+        settings = Settings.read(os.environ, database=options.database, secrets=options.secrets, broker=options.broker)
+        asyncio.run(_run(options, settings))
+    except (AuthorityError, Unavailable, ValueError, OSError) as error:
+        logging.getLogger("inventory").error("can't go on", extra={"error": str(error)})
+        print(f"inventory: {error}", file=sys.stderr)
+        return ENVIRONMENT_WRONG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

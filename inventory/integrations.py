@@ -1,0 +1,114 @@
+"""Integrations: other programs with a certificate of their own, which read events and, where allowed, publish intents.
+
+They are no resources: they make no changes and are never published. A name that is taken with another key is refused; the same name and
+key get the certificate that was issued, so that a lost answer burns nothing. The list of names is kept in a file beside the secrets for
+Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web (`POST /api/v1/integrations`) and by intents.
+
+Source: contract.md sections 2 and 3.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inventory import certificates
+from inventory.authority import Authority, write_secret
+from inventory.db import SQL, Connection, Database
+from inventory.errors import Conflict, Invalid, Problem
+from inventory.ids import new_id
+
+RESERVED = ("svc-", "host-")
+"""What names of services and devices begin with: an integration of such a name would be taken for one."""
+
+Write = Literal["none", "signed", "unsigned"]
+
+
+class Request(BaseModel):
+    """The body of `POST /api/v1/integrations`. write: may it publish intents, and has it to sign them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+    write: Write = "none"
+    csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """As intents are judged by it."""
+
+    name: str
+    write: str
+    key: ec.EllipticCurvePublicKey
+
+
+async def create(db: Database, authority: Authority, request: Any, *, broker: tuple[str, int], now: datetime) -> dict[str, Any]:
+    """{`name`, `write`, `certificate`, `ca`, `broker`}. `request`: the decoded JSON body. Raises Invalid, Conflict, Unavailable."""
+    asked = _checked(request)
+    key = certificates.requested_key(asked.csr)
+    issued = authority.issue_integration(asked.csr, asked.name)
+    async with db.transaction() as tx:
+        row = await tx.raw.fetchrow(SQL["add_integration"], new_id("intg"), asked.name, asked.write, issued.pem, now)
+        if row is None:
+            row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
+        assert row is not None, "it was there a statement ago, and nothing deletes them"
+        if public_key(row["certificate"]) != key or row["write"] != asked.write:
+            raise Conflict(f"there is an integration named {asked.name} already", errors=(Problem("/name", "is taken"),))
+        names = await tx.raw.fetch("SELECT name FROM integrations ORDER BY name")
+    write_list(authority.directory, [row["name"] for row in names])
+    return {
+        "name": asked.name,
+        "write": asked.write,
+        "certificate": row["certificate"],
+        "ca": authority.ca_pem,
+        "broker": {"host": broker[0], "port": broker[1]},
+    }
+
+
+async def find(connection: Connection, name: str) -> Integration | None:
+    row = await connection.fetchrow(SQL["find_integration"], name)
+    return None if row is None else Integration(row["name"], row["write"], public_key(row["certificate"]))
+
+
+async def list_all(db: Database) -> list[Mapping[str, Any]]:
+    """Name, write and since when, by name."""
+    async with db.acquire() as connection:
+        rows = await connection.fetch("SELECT name, write, created_at FROM integrations ORDER BY name")
+    return [dict(row) for row in rows]
+
+
+def write_list(secrets_dir: Path, names: list[str]) -> None:
+    """The file that Mosquitto's rules are made of; written where it would change."""
+    file = secrets_dir.parent / "broker" / "integrations.json"
+    content = json.dumps([{"name": name, "scoped": False} for name in names]).encode() + b"\n"
+    if file.exists() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    write_secret(file, content)
+
+
+def public_key(certificate: str) -> ec.EllipticCurvePublicKey:
+    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey), "no other certificate is issued"
+    return key
+
+
+def _checked(request: Any) -> Request:
+    try:
+        asked = Request.model_validate(request)
+    except ValidationError as error:
+        problems = tuple(
+            Problem("".join(f"/{part}" for part in e["loc"]), e["msg"]) for e in error.errors(include_url=False, include_input=False)
+        )
+        raise Invalid("; ".join(f"{p.pointer}: {p.detail}" for p in problems), errors=problems) from None
+    if asked.name.startswith(RESERVED):
+        detail = f"must not begin with {' or '.join(RESERVED)}"
+        raise Invalid(f"name: {detail}", errors=(Problem("/name", detail),))
+    return asked

@@ -1,0 +1,294 @@
+"""The Inventory service: one process that puts ingest, relay, publisher, presence, leases and intents together and keeps them running.
+
+The only module of the inventory that speaks to the broker. Each part is a loop that waits for a lost database or broker and goes on; one
+that fails for another reason is said with its traceback and started again, so that one part's fault does not stop the fleet. Any number
+of these processes may run: devices are shared out by `inventory.leases`, the relay, the publisher and the reader of intents are one each.
+
+Called by `python -m inventory`. Source: design.md section 3.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+from broker.client import NotConnected, Received, Session, SessionDown, SessionUp, SubscriptionRefused
+from broker.client import Settings as BrokerSettings
+from broker.messages import BY_SUFFIX
+from broker.topics import UPLINKS, DeviceTopic, IntentTopic
+from inventory import changes, idempotency
+from inventory.authority import Authority, CommandSigner, utcnow
+from inventory.bootstrap import forget_first_password
+from inventory.changes import Relay
+from inventory.db import SQL, Database, migrate
+from inventory.errors import Unavailable
+from inventory.inbound import Inbound
+from inventory.ingest import Ingest
+from inventory.intents import Intents
+from inventory.leases import Leases
+from inventory.presence import sweep
+from inventory.publisher import Publisher, Undelivered, sole
+from inventory.settings import Settings
+from inventory.store import Store
+
+log = logging.getLogger(__name__)
+
+SERVICE = "svc-inventory"
+
+INTENTS_LOCK = 0x666C7764_0011
+"""Advisory lock of the one reader of intents."""
+
+RETRY_S = 1.0
+"""Between tries of a part that has lost the database or the broker, in seconds."""
+BROKEN_S = 5.0
+"""Likewise of one that has failed for a reason that nobody foresaw."""
+FLUSH_S = 1.0
+"""Heartbeats are written together once in so many seconds: at 10,000 devices 333 of them, in one statement."""
+STOP_S = 2.0
+"""For giving the leases back at the end; what is not given back runs out."""
+LAG_S = 5.0
+"""With messages that waited longer under way, in seconds, nobody's silence is judged."""
+TELL_S = 60.0
+HOUSEKEEPING_S = 3600.0
+
+_UPLINKS = frozenset(UPLINKS) & frozenset(BY_SUFFIX)
+
+
+class Service:
+    """The parts of one process, connected."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self._settings, self._db = settings, db
+        self._store = Store(db)
+        authority = Authority(settings.secrets)
+        wire = BrokerSettings.from_url(settings.broker, SERVICE, settings.secrets, settings.topics)
+        self.session = Session(wire, self._session_changed)
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.ingest = Ingest(db, settings.topics, authority, CommandSigner(settings.secrets), self._send, interrupted=self._interrupted)
+        self.leases = Leases(db, settings.topics, self.session, name, settings.lease_s, self.ingest.forget)
+        self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
+        self._intents = Intents(self._store, settings.topics, self._reply)
+        self._asked: asyncio.Queue[tuple[IntentTopic, bytes]] = asyncio.Queue(maxsize=1000)
+        self.subscribed = asyncio.Event()
+
+    def parts(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Each runs until it is cancelled, or fails."""
+        return {
+            "relay": Relay(self._db).run,
+            "ingest": self._take,
+            "heartbeats": lambda: _every(FLUSH_S, self.ingest.flush),
+            "leases": self._lease,
+            "presence": lambda: _every(self._settings.sweep_s, self._sweep),
+            "publisher": self._publisher.run,
+            "intents": self._listen,
+            "numbers": lambda: _every(TELL_S, self._tell),
+            "housekeeping": lambda: _every(HOUSEKEEPING_S, self._clean),
+        }
+
+    # --- the broker -----------------------------------------------------------------------------------------------------------
+
+    def _session_changed(self, event: SessionUp | SessionDown) -> None:
+        self._interrupted()
+
+    def _interrupted(self) -> None:
+        self.leases.interrupted()
+
+    async def _send(self, topic: str, payload: bytes) -> None:
+        """Acknowledgements and the like: whoever misses one sends again."""
+        try:
+            await self.session.send(topic, payload)
+        except NotConnected as error:
+            log.debug("answer not sent", extra={"topic": topic, "error": str(error)})
+
+    async def _publish(self, topic: str, payload: bytes) -> None:
+        try:
+            await self.session.publish(topic, payload)
+        except NotConnected as error:
+            raise Undelivered(str(error)) from error
+
+    async def _reply(self, topic: str, payload: bytes) -> None:
+        """Lost with its connection, it is had again by the same intent."""
+        try:
+            await self.session.publish(topic, payload)
+        except NotConnected as error:
+            log.warning("reply not sent", extra={"topic": topic, "error": str(error)})
+
+    # --- the loops ------------------------------------------------------------------------------------------------------------
+
+    async def _take(self) -> None:
+        """What arrives, in batches: one is opened while the one before it is written."""
+        writing: asyncio.Task[None] | None = None
+        began = 0.0
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, began + self._settings.batch_wait_s - time.monotonic()))
+                received = await self.session.batch(self._settings.batch_messages)
+                began = time.monotonic()
+                opened = await self.ingest.open(await self._sort(received))
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self.ingest.process(opened), name="ingest batch")
+        finally:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def _sort(self, received: Sequence[Received]) -> list[Inbound]:
+        now, mono = utcnow(), time.monotonic()
+        inbound = []
+        for message in received:
+            match message.topic:
+                case DeviceTopic(device, channel) if channel in _UPLINKS:
+                    at = mono - _age(message.at, now)
+                    inbound.append(Inbound(device, channel, message.text, message.payload, at))
+                case IntentTopic() as topic:
+                    await self._asked.put((topic, message.payload))
+                case _:
+                    log.warning("message on a topic that is none", extra={"topic": message.text[:256]})
+        return inbound
+
+    async def _lease(self) -> None:
+        while True:
+            try:
+                await self.leases.step(self.session.connected_since is not None)
+            except SubscriptionRefused as error:
+                log.error("the broker refuses our subscriptions", extra={"error": str(error)})
+            else:
+                self.subscribed.set()
+            await asyncio.sleep(self._settings.lease_s / 4)
+
+    async def _sweep(self) -> None:
+        waiting = self.ingest.oldest
+        if self.session.connected_since is not None and (waiting is None or time.monotonic() - waiting < LAG_S):
+            await sweep(self._db, utcnow)
+
+    async def _listen(self) -> None:
+        """Intents, while the lock is ours."""
+        filter_ = self._settings.topics.intents()
+        async with sole(self._db, INTENTS_LOCK) as held:
+            log.info("reading intents")
+            await self.session.subscribe(filter_)
+            try:
+                while not held.is_closed():
+                    with contextlib.suppress(TimeoutError):
+                        topic, payload = await asyncio.wait_for(self._asked.get(), RETRY_S)
+                        await self._answer(topic, payload)
+            finally:
+                await self.session.unsubscribe(filter_)
+
+    async def _answer(self, topic: IntentTopic, payload: bytes) -> None:
+        """However often it takes: the correlation keeps it from being done twice."""
+        while True:
+            try:
+                await self._intents.handle(topic, payload)
+                return
+            except Unavailable as error:
+                log.warning("intent waits for the database", extra={"integration": topic.integration, "error": str(error)})
+                await asyncio.sleep(RETRY_S)
+
+    async def _tell(self) -> None:
+        log.info("ingest so far", extra=asdict(self.ingest.counts) | asdict(self.ingest.refused))
+
+    async def _clean(self) -> None:
+        now = utcnow()
+        await idempotency.forget(self._store, now)
+        await changes.trim(self._db, now - self._settings.keep_changes)
+        async with self._db.acquire() as connection:
+            await connection.execute(SQL["trim_logs"], now - self._settings.keep_logs)
+
+
+async def run(settings: Settings, ready: Callable[[], None] = lambda: print("ready", flush=True)) -> None:
+    """Until SIGTERM or SIGINT. `ready` is called once the schema is current and devices are heard. Raises AuthorityError, ValueError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await _until(stop, serve(settings, ready))
+
+
+async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """The service, until cancelled."""
+    await _keep_trying("schema", lambda: migrate(settings.database))
+    forget_first_password(settings.secrets)
+    async with _database(settings) as db:
+        service = Service(settings, db)
+        async with service.session:
+            tasks = [asyncio.create_task(_keep(name, act), name=name) for name, act in service.parts().items()]
+            try:
+                await service.session.connected()
+                await service.subscribed.wait()
+                ready()
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await _release(service.leases)
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
+    db = await Database.open(settings.database, application="fleetward-inventory", pool_size=settings.pool_size)
+    try:
+        yield db
+    finally:
+        with contextlib.suppress(TimeoutError):  # a connection that does not answer ends with the process
+            await asyncio.wait_for(db.close(), 1.0)
+
+
+async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Whichever ends first; an error of the work is raised."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        working.result()
+        return
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+
+
+async def _keep(name: str, act: Callable[[], Awaitable[None]]) -> None:
+    """Run a part again and again."""
+    while True:
+        await _keep_trying(name, act)
+        await asyncio.sleep(RETRY_S)
+
+
+async def _keep_trying(name: str, act: Callable[[], Awaitable[None]]) -> None:
+    """Once to its end, however often that takes."""
+    while True:
+        try:
+            await act()
+            return
+        except Unavailable as error:
+            log.warning("waiting for the database", extra={"part": name, "error": str(error)})
+            await asyncio.sleep(RETRY_S)
+        except Exception:
+            log.exception("part failed and is started again", extra={"part": name})
+            await asyncio.sleep(BROKEN_S)
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await act()
+        await asyncio.sleep(seconds)
+
+
+async def _release(leases: Leases) -> None:
+    try:
+        await asyncio.wait_for(leases.release(), STOP_S)
+    except (Unavailable, TimeoutError) as error:
+        log.warning("leases could not be given back", extra={"error": str(error)})
+
+
+def _age(at: datetime, now: datetime) -> float:
+    """Seconds since a message was read; a wall clock that was set meanwhile makes it neither negative nor endless."""
+    return min(60.0, max(0.0, (now - at) / timedelta(seconds=1)))

@@ -1,0 +1,132 @@
+"""An installation as `fleetward up` starts it, as far as the wire goes: secrets, database, broker process, Inventory process.
+
+The broker is Mosquitto where there is one, else the embedded one; TLS with client certificates and access rules either way.
+"""
+
+import asyncio
+import os
+import signal
+import ssl
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from broker.mosquitto import find_mosquitto
+from inventory.authority import Authority
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 30.0
+
+
+async def until(predicate: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
+    """What the predicate (or the awaitable it gives) is, once it is true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        found = predicate()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        assert asyncio.get_running_loop().time() < deadline, f"{what} took more than {seconds} s"
+        await asyncio.sleep(0.02)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def request(key: ec.EllipticCurvePrivateKey, name: str = "x") -> str:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@dataclass(slots=True)
+class Installation:
+    """Directories and addresses; `start` starts one of its processes."""
+
+    directory: Path
+    database: str
+    port: int
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def secrets(self) -> Path:
+        return self.directory / "secrets"
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
+        return kept | {
+            "FLEETWARD_DATABASE": self.database,
+            "FLEETWARD_BROKER": f"mqtts://127.0.0.1:{self.port}",
+            "FLEETWARD_SECRETS": str(self.secrets),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    async def start(self, name: str) -> Process:
+        """Start it, and wait until it says `ready`."""
+        command = [sys.executable, "-m", "inventory"]
+        if name == "broker":
+            kind = "mosquitto" if find_mosquitto() else "embedded"
+            command = [sys.executable, "-m", "broker", "--kind", kind, "--port", str(self.port), "--secrets", str(self.secrets)]
+            command += ["--data", str(self.directory / "broker")]
+        with (self.directory / f"{name}.log").open("ab") as out:
+            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=self.environment(), stdout=PIPE, stderr=out)
+        self.processes[name] = process
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            line = await process.stdout.readline()
+        assert line.startswith((b"ready", b"listening")), f"{name} said {line!r}: {self.log(name)[-3000:]}"
+        return process
+
+    async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End it by a signal; its exit code."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        async with asyncio.timeout(DEADLINE_S):
+            return await process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    async def close(self) -> None:
+        for name in list(self.processes):
+            if self.processes[name].returncode is None:
+                await self.kill(name)
+
+    def write_identity(self, name: str, certificate: str, key: ec.EllipticCurvePrivateKey) -> None:
+        """A client's files."""
+        (self.directory / f"{name}.crt").write_text(certificate)
+        plain = serialization.NoEncryption()
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        (self.directory / f"{name}.key").write_bytes(pem)
+
+    def client(self, name: str, will: aiomqtt.Will | None = None) -> aiomqtt.Client:
+        """A client with that name's certificate."""
+        context = ssl.create_default_context(cafile=str(self.secrets / "ca.crt"))
+        context.load_cert_chain(self.directory / f"{name}.crt", self.directory / f"{name}.key")
+        return aiomqtt.Client("127.0.0.1", self.port, identifier=name, tls_context=context, will=will, keepalive=20)
+
+
+@asynccontextmanager
+async def installation(database: str, port: int) -> AsyncIterator[Installation]:
+    """With its keys; the database is migrated already. Nothing runs yet, and what was started is ended at the end."""
+    with tempfile.TemporaryDirectory(prefix="fleetward-wire-", dir="/tmp") as directory:
+        made = Installation(Path(directory), database, port)
+        Authority(made.secrets).bootstrap()
+        (made.directory / "broker").mkdir(exist_ok=True)
+        try:
+            yield made
+        finally:
+            await made.close()
