@@ -96,6 +96,17 @@ class Event:
     resource: Resource
     body: Json
 
+    @property
+    def changed(self) -> list[str]:
+        """The paths that changed."""
+        return [str(path) for path in self.body.get("changed") or ()]
+
+    @property
+    def actor(self) -> str:
+        """Who did it, by name."""
+        actor = self.body.get("actor")
+        return str(actor.get("name", "")) if isinstance(actor, dict) else str(actor or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

@@ -47,10 +47,8 @@ def show(event: Event, output: str) -> None:
 
 
 def row(event: Event) -> list[str]:
-    body = event.body
-    actor = body.get("actor")
-    changed = ", ".join(body.get("changed") or ()) or "-"
-    return [str(event.position), render.age(str(body.get("at")), now()), event.op, named(event), changed, str(actor or "-")]
+    when = render.age(str(event.body.get("at")), now())
+    return [str(event.position), when, event.op, named(event), render.cell("changed", event.changed, now()), event.actor or "-"]
 
 
 def named(event: Event) -> str:
