@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,8 @@ from inventory.authority import Authority
 from inventory.changes import Relay
 from inventory.db import Database, migrate
 from tests.web.site_under_test import PASSWORD, people, until
+from tests.web.web_process import process
 from web.__main__ import Misconfigured, options_from, settings_from
-
-
-@contextmanager
-def process(database: str, *arguments: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The URL that it says it listens on, and the process."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "web", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=mine | {"FLEETWARD_DATABASE": database} | environment,
-    )
-    try:
-        assert child.stdout is not None
-        said = child.stdout.readline()
-        assert said.startswith("listening "), said
-        yield said.split()[1], child
-    finally:
-        child.kill()
-        child.wait()
 
 
 def test_it_serves_and_ends_quickly_with_streams_open(web_url: str) -> None:
