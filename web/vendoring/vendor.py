@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Brings the dashboard's libraries into `web/static/vendor`, from what package-lock.json pins. Run by hand when a version changes.
 
-Needs npm, which nobody else does: what it writes is committed, with licences and hashes (`manifest.json`, checked by a test). Icons become one
-sprite of those named in `ICONS`; of everything else single files are copied as they are.
+Needs npm, which nobody else does: what it writes is committed, with licences and hashes (`manifest.json`, checked by a test).
+Icons become one sprite of those named in `ICONS`; of everything else single files are copied as they are.
 """
 
 import hashlib

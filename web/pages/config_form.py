@@ -1,0 +1,153 @@
+"""The config form: what was typed, as a resource and back, and which problem belongs to which input. Pure.
+
+Inputs are named `name`, `selector`, …, and of file 3 `file-3-path`, `file-3-text`, …. Nothing typed is ever dropped: what can't be read
+stays in its input, with the reason beside it.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from inventory.errors import Problem
+from inventory.resource import Resource
+from web.pages.labels import written_labels
+
+MOST_FILES = 64
+SOURCES = ("content", "template")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInputs:
+    path: str = ""
+    mode: str = "0644"
+    owner: str = ""
+    group: str = ""
+    source: str = "content"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What stands in the form, as text."""
+
+    name: str = ""
+    title: str = ""
+    labels: str = ""
+    selector: str = ""
+    priority: str = "0"
+    on_change: str = ""
+    timeout_s: str = ""
+    files: tuple[FileInputs, ...] = field(default_factory=lambda: (FileInputs(),))
+    version: str = ""
+    """Of the config that is edited, when it was read."""
+
+
+def read(form: Mapping[str, str]) -> Inputs:
+    """Browsers send line ends as CRLF; files are kept with LF."""
+    numbers = sorted({int(found[1]) for name in form if (found := re.fullmatch(r"file-(\d{1,3})-\w+", name))})[:MOST_FILES]
+    plain = {name: form.get(name, "") for name in ("name", "title", "labels", "selector", "priority", "on_change", "timeout_s", "version")}
+    return Inputs(**{name: _lines(value) for name, value in plain.items()}, files=tuple(_file(form, number) for number in numbers))
+
+
+def _file(form: Mapping[str, str], number: int) -> FileInputs:
+    def given(name: str, default: str = "") -> str:
+        return _lines(form.get(f"file-{number}-{name}", default))
+
+    return FileInputs(given("path"), given("mode", "0644"), given("owner"), given("group"), given("source", "content"), given("text"))
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def of(config: Resource) -> Inputs:
+    """The form that edits a config."""
+    on_change = config["on_change"]
+    command = on_change.get("command") if isinstance(on_change, dict) else on_change
+    return Inputs(
+        name=config["name"],
+        title=config["title"],
+        labels=written_labels(config["labels"]),
+        selector=config["selector"],
+        priority=str(config["priority"]),
+        on_change=shlex.join(command) if isinstance(command, list) else command or "",
+        timeout_s=str(on_change.get("timeout_s", "")) if isinstance(on_change, dict) else "",
+        files=tuple(_inputs_of(file) for file in config["files"]),
+        version=str(config["version"]),
+    )
+
+
+def _inputs_of(file: Mapping[str, Any]) -> FileInputs:
+    source = "template" if file.get("template") is not None else "content"
+    return FileInputs(file["path"], file.get("mode", ""), file.get("owner") or "", file.get("group") or "", source, file.get(source) or "")
+
+
+def with_file(inputs: Inputs) -> Inputs:
+    return replace(inputs, files=(*inputs.files, FileInputs())) if len(inputs.files) < MOST_FILES else inputs
+
+
+def without_file(inputs: Inputs, index: int) -> Inputs:
+    return replace(inputs, files=tuple(file for number, file in enumerate(inputs.files) if number != index))
+
+
+def body(inputs: Inputs, labels: Mapping[str, str], before: Resource | None) -> tuple[dict[str, Any], list[Problem]]:
+    """The resource that the form asks for, in full, and what can't even be read as one. `before`: what is edited."""
+    problems: list[Problem] = []
+    wanted: dict[str, Any] = {
+        "name": inputs.name.strip(),
+        "title": inputs.title.strip(),
+        "labels": dict(labels),
+        "selector": inputs.selector.strip(),
+        "priority": _whole(inputs.priority, "/priority", problems) if inputs.priority.strip() else 0,
+        "files": [_spec(file) for file in inputs.files],
+        "on_change": _on_change(inputs, before, problems),
+    }
+    return wanted, problems
+
+
+def _spec(file: FileInputs) -> dict[str, Any]:
+    spec = {"path": file.path.strip(), file.source if file.source in SOURCES else "content": file.text, "mode": file.mode.strip() or "0644"}
+    return spec | {name: value.strip() for name, value in (("owner", file.owner), ("group", file.group)) if value.strip()}
+
+
+def _on_change(inputs: Inputs, before: Resource | None, problems: list[Problem]) -> Any:
+    """A command that was given as a list stays one as long as nobody edits it: the form shows it as one line."""
+    text = inputs.on_change.strip()
+    if not text:
+        return None
+    if before is not None and of(before).on_change == text and of(before).timeout_s == inputs.timeout_s:
+        return before["on_change"]
+    if not inputs.timeout_s.strip():
+        return text
+    return {"command": text, "timeout_s": _whole(inputs.timeout_s, "/on_change/timeout_s", problems)}
+
+
+def _whole(text: str, pointer: str, problems: list[Problem]) -> int:
+    if re.fullmatch(r"\s*-?\d{1,9}\s*", text):
+        return int(text)
+    problems.append(Problem(pointer, "must be a whole number"))
+    return 0
+
+
+def placed(problems: Iterable[Problem]) -> dict[str, str]:
+    """Problems by the input they belong to; `""` for what belongs to none. /files/0/content → file-0-text."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        name = _input(problem.pointer)
+        found[name] = f"{found[name]}; {problem.detail}" if name in found else problem.detail
+    return found
+
+
+def _input(pointer: str) -> str:
+    match pointer.strip("/").split("/"):
+        case ["files", number, member, *_]:
+            return f"file-{number}-{'text' if member in SOURCES else member}"
+        case ["files", number]:
+            return f"file-{number}-path"
+        case ["on_change", "timeout_s"]:
+            return "timeout_s"
+        case [("name" | "title" | "labels" | "selector" | "priority" | "on_change" | "files") as name, *_]:
+            return name
+    return ""

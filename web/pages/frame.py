@@ -1,0 +1,140 @@
+"""What every page shares: who is signed in, the frame around the content, filters of the templates, and errors as pages.
+
+A page is `await page("x.html", "Title", …)` after `await person()`. Strangers are sent to sign in and come back. `position` is taken
+before anything is read, so that the stream that the page opens misses nothing that happened since.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from quart import Quart, Response, redirect, render_template, request
+from quart.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from inventory import overview
+from inventory.access import Action, allowed
+from inventory.errors import InventoryError, Unavailable
+from web import json
+from web.identity import Identity, identify, require
+from web.pages import formats, story
+from web.pages.assets import asset
+from web.problems import Body, Unauthenticated
+from web.services import services
+
+THEMES = ("system", "light", "dark")
+DENSITIES = ("compact", "roomy")
+
+SAID = {
+    "approved": "Approved. Its configs follow as soon as the device is online.",
+    "refused": "No longer trusted: it gets no more commands.",
+    "moved": "Moved. What depends on the place is looked at again.",
+    "labelled": "Labels saved.",
+    "renamed": "Saved.",
+    "retried": "Trying again.",
+    "saved": "Saved.",
+    "created": "Created.",
+    "deleted": "Deleted.",
+    "deleting": "Being deleted: it goes when the devices have confirmed.",
+    "read": "Marked as read.",
+}
+"""What a page says after something was done, by the word in its URL. Texts of the URL itself are never shown."""
+
+
+class SignInFirst(HTTPException):
+    """A stranger asked for a page."""
+
+    code = 303
+
+    def get_response(self, *_: Any, **__: Any) -> Any:
+        wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+        return redirect("/login?" + urlencode({"next": wanted}), 303)
+
+
+async def person(action: Action | None = None) -> Identity:
+    """Who is looking, with the right to. Raises SignInFirst for a stranger, Forbidden (403)."""
+    try:
+        if await identify() is None:
+            raise SignInFirst
+        return await require(action)
+    except Unauthenticated:
+        raise SignInFirst from None
+
+
+async def page(template: str, title: str, *, status: int = 200, **more: Any) -> Response:
+    """A page for somebody who is known."""
+    identity = await identify()
+    assert identity is not None, "pages call person() first"
+    hub = services().hub
+    frame = {
+        "identity": identity,
+        "may_write": allowed(identity.role, Action.WRITE),
+        "unread": await overview.unread(services().db),
+        "position": hub.position if hub.following.is_set() else "",
+        "said": SAID.get(request.args.get("said", "")),
+    }
+    return await bare(template, title, status=status, **(frame | more))
+
+
+async def bare(template: str, title: str, *, status: int = 200, **more: Any) -> Response:
+    """A page without the frame's data, for strangers and for errors."""
+    shown = {"title": title, "theme": _preferred("theme", THEMES), "density": _preferred("density", DENSITIES), "path": request.path}
+    text = await render_template(template, **(shown | more))
+    return Response(text, status, content_type="text/html; charset=utf-8")
+
+
+def _preferred(name: str, choices: tuple[str, ...]) -> str:
+    found = request.cookies.get(name, "")
+    return found if found in choices else choices[0]
+
+
+def done(path: str, said: str, **query: str) -> Response:
+    """Back to a page that says what was done (post, redirect, get)."""
+    return Response(status=303, headers={"Location": f"{path}?{urlencode({**query, 'said': said})}"})
+
+
+def register(app: Quart) -> None:
+    """Give the templates their filters and globals, and the app its error pages."""
+    environment = app.jinja_env
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(formats.FILTERS)
+    environment.filters.update(story.FILTERS)
+    environment.globals.update(asset=asset, now=lambda: datetime.now(UTC), query=query)
+    environment.filters["json"] = lambda value: json.encode(value).decode()
+    app.extensions["fleetward_html_problem"] = problem
+
+
+def query(**changes: Any) -> str:
+    """The current page's query string with some members changed; None takes one away. `said` never stays."""
+    members: dict[str, Any] = {name: request.args.getlist(name) for name in request.args if name != "said"}
+    members.update(changes)
+    pairs = [(name, each) for name, value in members.items() for each in (value if isinstance(value, list) else [value])]
+    return "?" + urlencode([(name, str(value)) for name, value in pairs if value not in (None, "")])
+
+
+NEXT = {
+    401: "Sign in again.",
+    403: "Ask an administrator for a role that may do this, or reload the page if you were signed out in another tab.",
+    404: "Look for it in the list, or press Ctrl-K and type a part of its name.",
+    409: "Read what stands in the way, change that, and try again.",
+    412: "Somebody else saved in between. Reload to see their version.",
+    429: "Wait a little, then try again.",
+    503: "The database is away. `fleetward doctor` looks at what is wrong; this page works again when it is back.",
+}
+
+
+async def problem(body: Body) -> ResponseReturnValue:
+    """An error as a page, with what to do next. Without the frame: it may be the database that is away."""
+    try:
+        identity = await identify()
+    except InventoryError:
+        identity = None
+    if body["status"] == 401 or (identity is None and body["status"] not in (404, 503)):
+        return redirect("/login?" + urlencode({"next": request.path if request.method == "GET" else "/"}), 303)
+    more = {"problem": body, "next_step": NEXT.get(body["status"], "The server's log says more."), "identity": identity}
+    try:
+        unread = await overview.unread(services().db) if identity is not None else 0
+    except Unavailable:
+        unread = 0
+    frame = {"may_write": False, "unread": unread, "position": "", "said": None}
+    return await bare("problem.html", str(body["title"]), status=body["status"], **more, **frame)

@@ -1,0 +1,120 @@
+"""The hosts page: filter, facets with counts, order, pages; and its rows alone, for those that have changed while it is looked at."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from quart import Blueprint, Response, render_template, request
+
+from inventory import overview
+from inventory.filter import FilterError
+from inventory.kinds.host import HOST
+from inventory.resource import Resource
+from web.pages.frame import page, person
+from web.pages.listing import SIZES, asked, both_filters, listed, quoted
+from web.services import services
+
+blueprint = Blueprint("hosts", __name__)
+
+ROWS_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """A field that people narrow by. Its choices are a query parameter of its own, so that they add up with the filter."""
+
+    name: str
+    path: str
+    title: str
+
+
+FACETS = (
+    Facet("presence", "presence", "Presence"),
+    Facet("state", "current_state", "State"),
+    Facet("site", "site", "Site"),
+)
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("name", "Host", "name"),
+    ("presence", "Presence", "presence"),
+    ("state", "State", "current_state"),
+    ("work", "Configs", ""),
+    ("site", "Site", "site"),
+    ("address", "Address", "primary_ip"),
+    ("system", "System", "os_name"),
+    ("size", "Cores / memory", "memory_bytes"),
+    ("agent", "Agent", "agent_version"),
+    ("seen", "Last seen", "last_seen"),
+)
+"""Class, heading, and what it is sorted by."""
+
+
+@blueprint.get("/hosts")
+async def show() -> Response:
+    await person()
+    wanted, chosen = asked("name"), {facet.name: request.args.getlist(facet.name) for facet in FACETS}
+    found = await listed(HOST, wanted, narrowed(chosen))
+    facets = [] if found.wrong else await _facets(wanted.filter, chosen)
+    watched = found.paths | {facet.path for facet in FACETS if chosen[facet.name]}
+    return await page(
+        "hosts.html",
+        "Hosts",
+        listed=found,
+        facets=facets,
+        chosen=chosen,
+        narrowed=any(chosen.values()) or bool(wanted.filter),
+        columns=COLUMNS,
+        sizes=SIZES,
+        watched=" ".join(sorted({path.split(".")[0] for path in watched} - {"last_seen", "pending"})),
+        **await beside(found.page.items),
+    )
+
+
+@blueprint.get("/hosts/rows")
+async def rows() -> Response:
+    """The rows of these ids, for a page that shows them already. Those that are gone are absent."""
+    await person()
+    found = list((await services().store.read_many("host", request.args.getlist("id")[:ROWS_AT_ONCE])).values())
+    text = await render_template("hosts_rows.html", items=found, columns=COLUMNS, **await beside(found))
+    return Response(text, content_type="text/html; charset=utf-8")
+
+
+async def beside(hosts: list[Resource]) -> dict[str, Any]:
+    """What a row shows that is not the host's own: its site's name, and how its configs are getting on."""
+    here = services()
+    sites, work = await asyncio.gather(
+        here.store.read_many("site", {host["site"] for host in hosts if host["site"]}),
+        overview.work_of_hosts(here.db, [host["id"] for host in hosts]),
+    )
+    return {"sites": sites, "work": work}
+
+
+def narrowed(chosen: Mapping[str, list[str]], but: str = "") -> str:
+    """The facets' choices as a filter. `but`: the facet to leave out, so that its own counts show what else could be chosen."""
+    terms = []
+    for facet in FACETS:
+        if facet.name != but and chosen[facet.name]:
+            values = " OR ".join(f"{facet.path} = {quoted(value)}" if value else f"{facet.path} = null" for value in chosen[facet.name])
+            terms.append(f"({values})")
+    return " AND ".join(terms)
+
+
+async def _facets(text: str, chosen: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    here, now = services(), datetime.now(UTC)
+    counted = await asyncio.gather(*(_counts(facet, both_filters(text, narrowed(chosen, facet.name)), now) for facet in FACETS))
+    sites = await here.store.read_many("site", [value for value, _ in counted[2] if value])
+    names = {id: str(site["title"] or site["name"]) for id, site in sites.items()}
+    return [
+        {"facet": facet, "values": [(value, names.get(value, value), count) for value, count in counts]}
+        for facet, counts in zip(FACETS, counted, strict=True)
+    ]
+
+
+async def _counts(facet: Facet, text: str, now: datetime) -> overview.Counts:
+    try:
+        return await overview.count_by(services().db, "host", text, facet.path, now, limit=30)
+    except FilterError:
+        # A choice that the URL made up: its list says so.
+        return []

@@ -1,0 +1,46 @@
+"""The overview: how the fleet is, what changed lately, what needs somebody, and which versions are out there."""
+
+import asyncio
+
+from quart import Blueprint, Response
+
+from inventory import overview
+from inventory.store import ListQuery
+from web.hub import PUBLISHED
+from web.pages.frame import page, person
+from web.pages.narration import newest
+from web.services import services
+
+blueprint = Blueprint("overview", __name__)
+
+TOLD_KINDS = PUBLISHED - {"notification", "command"}
+"""Notifications have their own place, and commands are told by what they bring about."""
+NEEDS_SHOWN = 8
+
+
+@blueprint.get("/")
+async def show() -> Response:
+    await person()
+    here = services()
+    fleet, versions, (lines, _), halted, waiting, unread = await asyncio.gather(
+        overview.fleet(here.db),
+        overview.versions(here.db),
+        newest(14, kinds=TOLD_KINDS),
+        here.store.list("host-config", ListQuery("status.halted = true", "updated_at desc", NEEDS_SHOWN)),
+        here.store.list("host", ListQuery('desired_state = "registered"', "created_at desc", NEEDS_SHOWN)),
+        here.store.list("notification", ListQuery('read_at = null AND NOT severity = "info"', "created_at desc", NEEDS_SHOWN)),
+    )
+    hosts = await here.store.read_many("host", {each["host"] for each in halted.items})
+    configs = await here.store.read_many("config", {each["config"] for each in halted.items})
+    return await page(
+        "overview.html",
+        "Overview",
+        fleet=fleet,
+        versions=versions,
+        lines=lines,
+        halted=halted.items,
+        waiting=waiting.items,
+        alerts=unread.items,
+        hosts=hosts,
+        configs=configs,
+    )
