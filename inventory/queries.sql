@@ -604,6 +604,16 @@ WHERE h.id = $1;
 SELECT status->>'reason' AS reason, status->>'indicator' AS indicator, count(*) AS n, min(status->>'since') AS since
 FROM host_config WHERE config = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1;
 
+-- name: evaluation_ahead
+-- Whether something that decides which hosts a config is on has yet to happen: its last change has no position, is unread by the
+-- managers, or what it triggered is due or under way. $1 config id
+SELECT EXISTS (SELECT 1 FROM changes_in WHERE resource_id = $1)
+    OR EXISTS (SELECT 1 FROM changes
+               WHERE resource_id = $1 AND position > coalesce((SELECT position FROM cursors WHERE name = 'managers'), 0))
+    OR EXISTS (SELECT 1 FROM work
+               WHERE NOT halted AND (lease_until IS NOT NULL OR due_at <= clock_timestamp())
+                 AND (manager = 'placement' OR manager = 'config' AND key = $1));
+
 -- name: shadowing_configs
 -- Names of the configs that won paths. $1 config ids
 SELECT id, name FROM config WHERE id = ANY ($1::text[]);
