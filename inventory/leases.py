@@ -69,8 +69,9 @@ class Leases:
         """What we hold now, and what of it is more than our share."""
         async with self._db.transaction() as tx:
             alive = await tx.raw.fetchval(SQL["greet_replicas"], self._name, self._lease_s)
-            mine = {row["shard"] for row in await tx.raw.fetch(SQL["renew_leases"], self._name, self._lease_s)}
-            if deaf or not hearing:
+            renewed = await tx.raw.fetch(SQL["renew_leases"], self._name, self._lease_s)
+            mine = {row["shard"] for row in renewed}
+            if deaf or not hearing or any(row["lapsed"] for row in renewed):
                 # Before the commit that makes the leases current again: nobody may count our silence as the devices'.
                 await tx.raw.execute(SQL["say_subscribed"], self._name, sorted(mine), hearing and mine <= self.held)
             share = -(-len(SHARDS) // max(1, alive))

@@ -106,7 +106,7 @@ class Publisher:
         head = {"v": 1, "sent_at": time_text(self._clock())}
         payload = dumps(head | change.body()).encode()
         if len(payload) > MAX_BYTES:
-            payload = dumps(head | change.body() | {"resource": None, "before": None, "too_large": True}).encode()
+            payload = dumps(head | change.body() | {"resource": None, "too_large": True}).encode()
         found = [(self._topics.build(EventTopic(change.kind, change.id)), payload)]
         if change.kind == "notification" and change.op == "created" and change.resource is not None:
             severity = self._topics.build(NotificationTopic(change.resource["severity"]))

@@ -490,8 +490,13 @@ WITH us AS (
 SELECT 1 + count(*) FROM ingest_replica WHERE seen_at >= now() - make_interval(secs => $2) AND name <> $1;
 
 -- name: renew_leases
--- Ours that nobody has taken; a lease that has run out is still ours until then. $1 our name, $2 for how many seconds
-UPDATE ingest_lease SET until = now() + make_interval(secs => $2) WHERE owner = $1 RETURNING shard;
+-- Ours that nobody has taken; a lease that has run out is still ours until then, but we were away (`lapsed`), so that the silence before
+-- counts for nothing. $1 our name, $2 for how many seconds
+UPDATE ingest_lease l
+SET until = now() + make_interval(secs => $2), subscribed_since = CASE WHEN NOT old.lapsed THEN l.subscribed_since END
+FROM (SELECT shard, until < now() AS lapsed FROM ingest_lease WHERE owner = $1 ORDER BY shard FOR UPDATE) AS old
+WHERE l.shard = old.shard
+RETURNING l.shard, old.lapsed;
 
 -- name: take_leases
 -- Up to so many that are nobody's, or whose owner has gone. $1 our name, $2 for how many seconds, $3 how many
