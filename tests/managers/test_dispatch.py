@@ -11,14 +11,14 @@ import pytest
 from nacl.signing import VerifyKey
 
 from broker.client import NotConnected
-from broker.messages import Command, CommandState, Mandate, Order, decode, decode_text
+from broker.messages import Command, CommandState, Mandate, decode, decode_text
 from broker.topics import Topics
 from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.dispatching import DueCommand
 from inventory.resource import Resource
 from managers.dispatch import GRACE, RECHECK, RESEND, Dispatcher, End, Send, Step, Wait, next_step
-from tests.managers.fleet import FakeWire, Fleet
+from tests.managers.fleet import Fleet
 
 NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
 NOT_AFTER = NOW + timedelta(minutes=10)
@@ -225,7 +225,7 @@ async def test_what_is_sent_can_be_believed(post: Post, command_secrets: Path) -
     post.fleet.wire.send = record  # type: ignore[method-assign]
     await post.dispatcher.step()
     [order] = post.fleet.wire.orders
-    assert isinstance(order, Order) and order.id == id
+    assert order.id == id
     _verify(sent[0], command_secrets)
 
 
@@ -244,4 +244,4 @@ async def test_a_command_that_fits_no_message_ends(post: Post) -> None:
     id = await post.command(host, args={"files": ["x" * 300_000]})
     await post.dispatcher.step()
     assert (await post.get(id))["state"] == "rejected"
-    assert isinstance(post.fleet.wire, FakeWire) and post.fleet.wire.orders == []
+    assert post.fleet.wire.orders == []

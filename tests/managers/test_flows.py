@@ -1,6 +1,7 @@
 """Flow 2, policy from above, and flow 3, discovery from below, through the real store, change log and managers."""
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -88,7 +89,7 @@ async def test_what_is_found_is_told_once(fleet: Fleet) -> None:
         await eventually(lambda: _told(fleet, ["press-4 was found, with 5 components", found]))
         for present, word in ((False, "has vanished from"), (True, "is back on")):
             await fleet.store.write("component", disk, {"present": present}, Actor.device(host))
-            await eventually(lambda word=word: _last_told(fleet, f"disk sdx (USB) {word} press-4"))
+            await eventually(partial(_last_told, fleet, f"disk sdx (USB) {word} press-4"))
         await fleet.patch("host", "press-4", title="Press 4")
         await fleet.presence(host, "offline")
         await eventually(lambda: _last_told(fleet, "Press 4 is offline"))
@@ -111,7 +112,7 @@ async def test_a_host_lives_as_its_owner_says(fleet: Fleet) -> None:
         for state in ("registered", "onboarded", "untrusted"):
             if state != "registered":
                 await fleet.patch("host", host, desired_state=state)
-            found = await eventually(lambda state=state: _current(fleet, host, state))
+            found = await eventually(partial(_current, fleet, host, state))
             assert found["status"]["reason"] == "Reconciled"
         early = await fleet.create("host", name="early", desired_state="onboarded")
         found = await eventually(lambda: _current(fleet, early["id"], "registered"))

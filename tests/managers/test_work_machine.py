@@ -144,6 +144,13 @@ class QueueMachine(RuleBasedStateMachine):
             await self.bench.queue.finish(tx.raw, MANAGER, left, [h.key for h, e in zip(held, settled, strict=True) if e is None])
             return bool(held)
 
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(data=st.data(), strength=st.sampled_from(Strength), outcome=st.sampled_from(OUTCOMES))
+    def trigger_in_hand(self, data: st.DataObject, strength: Strength, outcome: Outcome) -> None:
+        """What is easily lost: a trigger between the reading of a key and its end."""
+        self.trigger(data.draw(st.sampled_from(sorted({key for hand in self.hands.values() for key in hand}))), strength, 0)
+        self.finish(data, outcome)
+
     @rule(replica=st.sampled_from(REPLICAS))
     def crash(self, replica: str) -> None:
         """It forgets what it had; only leases that run out give it back."""
@@ -226,7 +233,7 @@ def test_the_queue_keeps_its_promises(inventory_url: str) -> None:
             run_state_machine_as_test(
                 QueueMachine,
                 settings=settings(
-                    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+                    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
                 ),
             )
         finally:
