@@ -145,6 +145,8 @@ async def _config(connection: Connection, resource: Resource) -> Explanation:
     total = sum(group["n"] for group in groups)
     open_ = [group for group in groups if group["indicator"] != "idle"]
     causes = [cause(g["reason"], f"{_hosts(g['n'])}: {_words(g['reason'])}", g["since"]) for g in open_]
+    if await connection.fetchval(SQL["evaluation_ahead"], resource["id"]):
+        causes.insert(0, cause("Pending", "the managers are still finding out which hosts it is for"))
     for each in await connection.fetch(SQL["explain_host_configs"], None, resource["id"], None, TOLD):
         causes += [_about(each["host_name"], c) for c in host_config_causes(dict(each))]
     if resource["deleted_at"] is not None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -44,8 +44,8 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def show_list(kind: Kind, resources: list[Resource], listing: Json, output: str) -> None:
-    """`listing` is the API's answer around the items, for JSON."""
+def show_list(kind: Kind, resources: list[Resource], listing: Json, output: str, names: Mapping[str, str] | None = None) -> None:
+    """`listing` is the API's answer around the items, for JSON; `names` are for the ids in a table."""
     match Format(output):
         case Format.JSON:
             click.echo(render.to_json(listing | {"items": resources}))
@@ -60,19 +60,19 @@ def show_list(kind: Kind, resources: list[Resource], listing: Json, output: str)
                 click.echo(reference(resource))
         case Format.TABLE | Format.WIDE as chosen:
             shown = render.columns(kind, wide=chosen is Format.WIDE)
-            show_table([render.title(column) for column in shown], render.rows(resources, shown, now()))
+            show_table([render.title(column) for column in shown], render.rows(resources, shown, now(), names))
             if not resources:
                 talk(f"no {kind.collection}")
 
 
-def show_one(kind: Kind, resource: Resource, output: str) -> None:
+def show_one(kind: Kind, resource: Resource, output: str, names: Mapping[str, str] | None = None) -> None:
     match Format(output):
         case Format.JSON:
             click.echo(render.to_json(resource))
         case Format.YAML:
             click.echo(render.to_yaml(resource), nl=False)
         case _:
-            show_list(kind, [resource], {}, output)
+            show_list(kind, [resource], {}, output, names)
 
 
 def show_done(resource: Resource, what: str, output: str) -> None:

@@ -82,8 +82,14 @@ def _span(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
-def rows(resources: Iterable[Resource], shown: Sequence[str], now: datetime) -> list[list[str]]:
-    return [[cell(column, value_at(resource, column), now) for column in shown] for resource in resources]
+def rows(resources: Iterable[Resource], shown: Sequence[str], now: datetime, names: Mapping[str, str] | None = None) -> list[list[str]]:
+    """A line of cells for each. `names` replaces the ids that references hold."""
+
+    def text(resource: Resource, column: str) -> str:
+        value = value_at(resource, column)
+        return cell(column, names.get(value, value) if names and isinstance(value, str) else value, now)
+
+    return [[text(resource, column) for column in shown] for resource in resources]
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], widths: Sequence[int] = ()) -> list[str]:

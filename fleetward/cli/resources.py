@@ -13,6 +13,7 @@ from fleetward.cli import render, watching
 from fleetward.cli.describing import description
 from fleetward.cli.documents import parse, scalar
 from fleetward.cli.exits import CommandError, Exit
+from fleetward.cli.naming import names_for
 from fleetward.cli.output import format_option, now, reference, show_done, show_list, show_one, talk
 from fleetward.cli.session import Session, connected
 from fleetward.client import PAGE_SIZE, Client, Json, Kind, NotFound, Resource
@@ -52,11 +53,14 @@ def get(session: Session, kind: str, names: tuple[str, ...], filter_: str | None
         watching.watch(session, found, names, filter_, order_by(sort), output)
     elif not names:
         items, listing = everything(session.client, found, filter_, order_by(sort))
-        show_list(found, items, listing, output)
-    elif len(names) == 1:
-        show_one(found, session.client.get(found.collection, names[0]), output)
+        show_list(found, items, listing, output, names_for(session, found, items, output))
     else:
-        show_list(found, [session.client.get(found.collection, name) for name in names], {}, output)
+        items = [session.client.get(found.collection, name) for name in names]
+        referred = names_for(session, found, items, output)
+        if len(items) == 1:
+            show_one(found, items[0], output, referred)
+        else:
+            show_list(found, items, {}, output, referred)
 
 
 def order_by(sort: str | None) -> str | None:

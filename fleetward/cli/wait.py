@@ -9,14 +9,17 @@ import click
 
 from fleetward.cli import render
 from fleetward.cli.exits import CommandError, Exit
-from fleetward.cli.output import talk
+from fleetward.cli.output import reference, talk
 from fleetward.cli.resources import one_target
 from fleetward.cli.session import Session, connected
-from fleetward.client import Kind, NotFound, Resource, Unreachable
+from fleetward.client import Json, Kind, NotFound, Resource, Unreachable
 
 _LOOK_SECONDS = 0.2
 _LONGEST_LOOK_SECONDS = 2.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_NO_OBSTACLE = frozenset({"Shadowed"})
+"""What `explain` mentions although it is as it should be."""
 
 Met = Callable[[Resource | None], bool]
 """Whether a resource is as waited for; None where there is none."""
@@ -42,6 +45,11 @@ def condition(text: str) -> Met:
         case [field, "=", wanted] if field:
             return lambda resource: resource is not None and same(render.value_at(resource, field), wanted)
     raise CommandError(f"--for={text}: must be current, deleted or FIELD=VALUE", Exit.USAGE)
+
+
+def obstacles(told: Json) -> list[str]:
+    """What, by its explanation, keeps a resource from being as asked for."""
+    return [str(cause.get("reason")) for cause in told.get("causes") or () if cause.get("reason") not in _NO_OBSTACLE]
 
 
 def is_current(resource: Resource | None) -> bool:
@@ -81,7 +89,7 @@ def wait(session: Session, resource: str, name: str | None, for_: str, timeout: 
     deadline = time.monotonic() + limit
     pause = _LOOK_SECONDS
     found = look(session, kind, one)
-    while not met(found):
+    while not (met(found) and (for_ != "current" or settled(session, kind, found))):
         if found is None and for_ != "deleted":
             raise NotFound(404, "Not Found", f"there is no {kind.kind} {one}")
         if for_ == "current" and halted(found):
@@ -92,6 +100,18 @@ def wait(session: Session, resource: str, name: str | None, for_: str, timeout: 
         pause = min(pause * 1.2, _LONGEST_LOOK_SECONDS)
         found = look(session, kind, one, found)
     talk(f"{kind.kind}/{one}: {for_}")
+
+
+def settled(session: Session, kind: Kind, found: Resource | None) -> bool:
+    """Of a kind without states of its own: whether all that it brings about elsewhere is as asked for. Raises CommandError where
+    something of it halted."""
+    if found is None or found.get("desired_state") is not None:
+        return True
+    told = session.client.explain(kind.collection, str(found["id"]))
+    reasons = obstacles(told)
+    if "Halted" in reasons:
+        raise CommandError(f"{reference(found)} halted: {told.get('summary')} (fleetward explain {kind.kind} {found.get('name')})")
+    return not reasons
 
 
 def look(session: Session, kind: Kind, one: str, before: Resource | None = None) -> Resource | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from fleetward.cli import render
+from fleetward.cli.naming import names_for
 from fleetward.cli.output import Format, coloured, now, reference, talk
 from fleetward.cli.session import Session
 from fleetward.client import Client, Event, Kind, Resource, Unreachable
@@ -39,7 +40,7 @@ def watch(session: Session, kind: Kind, names: tuple[str, ...], filter_: str | N
     client = session.client
     page = client.page(kind.collection, filter=filter_, order_by=order, page_size=1000)
     chosen = [one for one in page.items if not names or one.get("name") in names or one["id"] in names]
-    printer = _Printer(kind, Format(output))
+    printer = _Printer(session, kind, Format(output))
     ids = tuple(str(client.get(kind.collection, name)["id"]) for name in names)
     printer.first(chosen)
     for event in following(client, page.position, (kind.kind,), ids):
@@ -57,7 +58,9 @@ def _matching(client: Client, kind: Kind, one: str, filter_: str) -> Resource | 
 class _Printer:
     """Rows keep the widths of the first table, so that what comes later stands below it."""
 
-    def __init__(self, kind: Kind, output: Format) -> None:
+    def __init__(self, session: Session, kind: Kind, output: Format) -> None:
+        self._session = session
+        self._kind = kind
         self._format = output
         self._columns = render.columns(kind, wide=output is Format.WIDE)
         self._widths: list[int] = []
@@ -68,7 +71,7 @@ class _Printer:
                 self.one(resource, "")
             return
         head = [render.title(column) for column in self._columns]
-        body = render.rows(resources, self._columns, now())
+        body = render.rows(resources, self._columns, now(), names_for(self._session, self._kind, resources, self._format))
         self._widths = [max(len(line[n]) for line in [head, *body]) for n in range(len(head))]
         for line in render.table(head, body):
             click.echo(coloured(line))
@@ -82,5 +85,6 @@ class _Printer:
             case Format.NAME:
                 click.echo(reference(resource))
             case Format.TABLE | Format.WIDE:
-                [line] = render.table([], render.rows([resource], self._columns, now()), self._widths)
+                names = names_for(self._session, self._kind, [resource], self._format)
+                [line] = render.table([], render.rows([resource], self._columns, now(), names), self._widths)
                 click.echo(coloured(f"{line}  (deleted)" if op == "deleted" else line))

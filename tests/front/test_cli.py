@@ -185,6 +185,21 @@ def test_wait(fleet: Fleet) -> None:
     ok(fleet("wait", "site/waited", "--for=deleted"))
 
 
+def test_waiting_for_a_config_waits_for_its_managers(fleet: Fleet) -> None:
+    """Nobody has looked yet for the hosts it is for (no managers run here): so it is not current, whatever its row says."""
+    ok(fleet("create", "config", "unseen", "--set", "selector=name = nobody", "--set", "files=[{path: /tmp/x, content: x}]"))
+    late = fleet("wait", "config/unseen", "--for=current", "--timeout", "1s")
+    assert late.exit_code == 5
+
+
+def test_references_are_shown_by_name(fleet: Fleet) -> None:
+    """In tables for people; programs get the ids."""
+    ok(fleet("create", "region", "shown-by-name"))
+    site(fleet, "refers", "--set", "region=shown-by-name")
+    assert "shown-by-name" in ok(fleet("get", "sites", "refers"))
+    assert json.loads(ok(fleet("get", "sites", "refers", "-o", "json")))["region"].startswith("reg-")
+
+
 def test_token_create_prints_the_token_alone(fleet: Fleet) -> None:
     """Standard output is one line, the token; the rest is talk. What was asked for is what was made."""
     site(fleet, "hall")
