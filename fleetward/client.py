@@ -130,7 +130,8 @@ class Client:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self.server = server.rstrip("/")
-        verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca)) if ca else True
+        # The system's certificates take a while to read: not for plain HTTP, which redirects nowhere either.
+        verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca)) if ca else server.startswith("https:")
         # trust_env: a proxy meant for the internet must not get between this and a server on the local network.
         self._http = httpx.Client(base_url=self.server, headers=headers, timeout=timeout, verify=verify, trust_env=False)
 
