@@ -21,9 +21,8 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
-from web import headers, operations, pages, problems, signin
+from web import bodies, headers, operations, pages, problems, signin
 from web.api import enrollment, events, integrations, meta, resources
-from web.bodies import MAX_BODY
 from web.hub import Hub
 from web.identity import csrf_token
 from web.services import Services, install
@@ -48,12 +47,13 @@ TIDY_S: float = 3600.0
 def create_app(settings: Settings) -> Quart:
     """The app, not yet connected to anything."""
     app = Quart(__name__)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, BODY_TIMEOUT=30, RESPONSE_TIMEOUT=60, PROPAGATE_EXCEPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=bodies.MAX_BODY, BODY_TIMEOUT=30, RESPONSE_TIMEOUT=60, PROPAGATE_EXCEPTIONS=False)
     # Whatever a template's name: text from a device never becomes markup. A name that is not there is a mistake, not an empty string.
     app.jinja_options = {"autoescape": True, "undefined": StrictUndefined}
     app.jinja_env.globals["csrf_token"] = csrf_token
     app.url_map.merge_slashes = False
     operations.count_requests(app)
+    bodies.register(app)
     headers.register(app)
     problems.register(app)
     for blueprint in BLUEPRINTS:

@@ -1,11 +1,17 @@
 """Request bodies read exactly: right type, right size, one JSON object. Called by every route that takes a body.
 
 Quart enforces the size (`MAX_CONTENT_LENGTH`, answered 413); what the object may hold is `web.json`'s and the inventory's business.
+
+A request may be refused before its body was looked at, or has arrived at all. HTTP/1.1 can then not use the connection again, and a client
+that is still sending may lose the answer to the reset; so what is left is taken in first (`register`), for a while.
+Source: RFC 9112 section 9.6.
 """
 
+import asyncio
 from typing import Any
 
-from quart import request
+from quart import Quart, Request, Response, request
+from quart.wrappers.request import Body
 
 from web import json
 from web.problems import TooLarge, UnsupportedMediaType
@@ -15,6 +21,40 @@ MAX_BODY: int = 1024 * 1024
 
 JSON_TYPES = ("application/json",)
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
+
+
+DRAIN_S: float = 5.0
+"""How long the rest of a body that nobody wants is waited for, in seconds; after that the connection is closed."""
+
+
+class ArrivingBody(Body):
+    """A body that can be waited for without being taken, also when it is too long to be taken."""
+
+    async def arrived(self) -> None:
+        await self._complete.wait()
+
+
+class ArrivingRequest(Request):
+    body_class = ArrivingBody
+    body: ArrivingBody
+
+
+def register(app: Quart) -> None:
+    """Have no response of `app` sent before its request's body has arrived, or say that the connection ends with it."""
+    app.request_class = ArrivingRequest
+
+    async def arrive(response: Response) -> Response:
+        body = request.body
+        if isinstance(body, ArrivingBody):
+            try:
+                async with asyncio.timeout(DRAIN_S):
+                    await body.arrived()
+            except TimeoutError:
+                if request.http_version == "1.1":
+                    response.headers["Connection"] = "close"
+        return response
+
+    app.after_request(arrive)
 
 
 async def read_object(types: tuple[str, ...] = JSON_TYPES, *, may_be_empty: bool = False) -> dict[str, Any]:
