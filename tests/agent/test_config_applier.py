@@ -1,0 +1,524 @@
+"""The config applier on real file systems: placed, kept, restored, and never outside the roots, whatever somebody else does meanwhile."""
+
+import base64
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.messages import ErrorCode, Item, ResourceRef
+from edge_agent.appliers import Control, ledger, on_change, rooted
+from edge_agent.appliers.config import ConfigApplier, digest_of
+from edge_agent.executor import execute
+from edge_agent.signals import Failed, Outcome, Run, Stopped, StopReason, Succeeded
+
+
+def file(
+    path: Path | str, content: str = "hello\n", mode: str = "0644", owner: str | None = None, group: str | None = None
+) -> dict[str, Any]:
+    return {"path": str(path), "content": base64.b64encode(content.encode()).decode(), "mode": mode, "owner": owner, "group": group}
+
+
+def arguments(*files: dict[str, Any], on_change: Any = None) -> dict[str, Any]:
+    parts = [(f["path"], f["mode"], f["owner"], f["group"], base64.b64decode(f["content"])) for f in files]
+    return {"config": "motd", "digest": digest_of(parts), "files": list(files), "on_change": on_change}
+
+
+class Bench:
+    """An applier with one root and a state directory of its own."""
+
+    def __init__(self, tmp_path: Path, root: Path | None = None) -> None:
+        self.state = tmp_path / "state"
+        self.state.mkdir(exist_ok=True)
+        self.root = root or tmp_path / "root"
+        self.again()
+
+    def again(self) -> None:
+        """As after a restart of the agent."""
+        self.applier = ConfigApplier(self.state, (self.root,))
+
+    def apply(self, *files: dict[str, Any], on_change: Any = None, id: str = "hcfg-1", generation: int = 1, limit: float = 30) -> Outcome:
+        return self.run("config.apply", arguments(*files, on_change=on_change), id, generation, limit)
+
+    def remove(self, id: str = "hcfg-1", generation: int = 2) -> Outcome:
+        return self.run("config.remove", {"config": "motd"}, id, generation)
+
+    def run(self, verb: str, args: dict[str, Any], id: str = "hcfg-1", generation: int = 1, limit: float = 30) -> Outcome:
+        command = Run("cmd-1", verb, args, ResourceRef(kind="host-config", id=id, generation=generation), 30)
+        return execute(self.applier, command, Control(time.monotonic() + limit))
+
+    def items(self) -> dict[str, Item]:
+        return {item.id: item for item in self.applier.look() or ()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A root on a file system of 64 KiB of its own."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def code(outcome: Outcome) -> ErrorCode:
+    assert isinstance(outcome, Failed), outcome
+    return outcome.code
+
+
+# --- placing and taking back ---
+
+
+def test_a_file_is_placed_with_parents_mode_and_owner(bench: Bench) -> None:
+    """Missing directories are made; mode and owner are as asked for; nothing temporary stays."""
+    nobody = pwd.getpwnam("nobody")
+    path = bench.root / "a" / "b" / "motd"
+    outcome = bench.apply(file(path, "hi\n", "0640", "nobody", str(nobody.pw_gid)))
+    assert isinstance(outcome, Succeeded)
+    found = path.stat()
+    assert (path.read_text(), stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == ("hi\n", 0o640, nobody.pw_uid, nobody.pw_gid)
+    assert os.listdir(path.parent) == ["motd"]
+    assert outcome.items == (Item(kind="host-config", id="hcfg-1", generation=1, state="present", digest=outcome.items[0].digest),)
+
+
+def test_applying_the_same_again_touches_nothing(bench: Bench) -> None:
+    """Same inode, same time, and no on_change."""
+    path = bench.root / "motd"
+    hook = {"command": ["/bin/sh", "-c", f"echo x >> {bench.root}/log"], "timeout_s": 5}
+    bench.apply(file(path), on_change=hook)
+    before = path.stat()
+    assert isinstance(bench.apply(file(path), on_change=hook, generation=2), Succeeded)
+    assert path.stat() == before
+    assert (bench.root / "log").read_text() == "x\n"
+    assert bench.items()["hcfg-1"].generation == 2
+
+
+def test_what_was_there_before_comes_back_when_the_config_goes(bench: Bench) -> None:
+    """Content, mode and owner of the file that was replaced; a file that was not there goes, with the directories made for it."""
+    bench.root.mkdir()
+    old = bench.root / "old"
+    old.write_text("mine\n")
+    old.chmod(0o604)
+    os.chown(old, 65534, 65534)
+    bench.apply(file(old, "theirs\n"), file(bench.root / "x" / "y" / "new"))
+    bench.again()
+    outcome = bench.remove()
+    assert isinstance(outcome, Succeeded) and outcome.items[0].state == "absent"
+    found = old.stat()
+    assert (old.read_text(), stat.S_IMODE(found.st_mode), found.st_uid) == ("mine\n", 0o604, 65534)
+    assert os.listdir(bench.root) == ["old"]
+    assert list((bench.state / "configs").iterdir()) == [] == list((bench.state / "originals").iterdir())
+
+
+def test_the_original_is_kept_through_many_versions(bench: Bench) -> None:
+    """Only what was there before any config counts, not our own earlier versions."""
+    bench.root.mkdir()
+    path = bench.root / "f"
+    path.write_text("mine\n")
+    for n in range(3):
+        bench.apply(file(path, f"version {n}\n"), generation=n + 1)
+    bench.remove()
+    assert path.read_text() == "mine\n"
+
+
+def test_a_file_dropped_from_a_newer_version_is_restored(bench: Bench) -> None:
+    """What the config no longer has is as it was before."""
+    bench.root.mkdir()
+    (bench.root / "a").write_text("mine\n")
+    bench.apply(file(bench.root / "a"), file(bench.root / "b"))
+    bench.apply(file(bench.root / "b"), generation=2)
+    assert (bench.root / "a").read_text() == "mine\n"
+    assert (bench.root / "b").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("winner_first", [True, False])
+def test_a_path_that_changes_hands_keeps_its_original(bench: Bench, winner_first: bool) -> None:
+    """Another config takes the path over; in whatever order the commands come, the end is the same."""
+    bench.root.mkdir()
+    path = bench.root / "f"
+    path.write_text("mine\n")
+    bench.apply(file(path, "low\n"), id="hcfg-low")
+    steps: list[Callable[[], Outcome]] = [
+        lambda: bench.apply(file(path, "high\n"), id="hcfg-high"),
+        lambda: bench.apply(id="hcfg-low", generation=2),
+    ]
+    for step in steps if winner_first else steps[::-1]:
+        assert isinstance(step(), Succeeded)
+    assert path.read_text() == "high\n"
+    bench.remove("hcfg-low")
+    assert path.read_text() == "high\n"
+    bench.remove("hcfg-high")
+    assert path.read_text() == "mine\n"
+
+
+def test_removing_what_was_never_there_succeeds(bench: Bench) -> None:
+    """The device is as asked: absent."""
+    outcome = bench.remove()
+    assert isinstance(outcome, Succeeded) and outcome.items[0].state == "absent"
+
+
+# --- refusals, each before the first write ---
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "relative", "{root}/../escape", "{root}/./x", "{root}//x", "{root}", "{root}/", "{root}x/f", "{root}/a\0b", "/"],
+)
+def test_paths_outside_the_roots_are_refused(bench: Bench, path: str) -> None:
+    """By the text alone, and the good file beside it isn't written either."""
+    bench.root.mkdir()
+    outcome = bench.apply(file(bench.root / "good"), file(path.format(root=bench.root)))
+    assert code(outcome) is ErrorCode.PATH_OUTSIDE_ROOTS
+    assert os.listdir(bench.root) == [] and list(bench.state.iterdir()) == []
+
+
+def test_a_link_on_the_way_is_refused(bench: Bench, tmp_path: Path) -> None:
+    """Whether it leads outside or back inside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (bench.root / "real").mkdir(parents=True)
+    (bench.root / "out").symlink_to(outside)
+    (bench.root / "in").symlink_to(bench.root / "real")
+    for name in ("out", "in"):
+        outcome = bench.apply(file(bench.root / "good"), file(bench.root / name / "f"))
+        assert code(outcome) is ErrorCode.SYMLINK_ESCAPE
+    assert os.listdir(outside) == [] == os.listdir(bench.root / "real")
+    assert not (bench.root / "good").exists()
+
+
+def test_a_link_in_the_files_place_is_refused(bench: Bench, tmp_path: Path) -> None:
+    """Neither its target nor the link is touched."""
+    target = tmp_path / "shadow"
+    target.write_text("secret\n")
+    bench.root.mkdir()
+    (bench.root / "f").symlink_to(target)
+    assert code(bench.apply(file(bench.root / "f"))) is ErrorCode.SYMLINK_ESCAPE
+    assert target.read_text() == "secret\n" and (bench.root / "f").is_symlink()
+
+
+def test_links_swapped_in_while_it_runs_lead_nowhere(bench: Bench, tmp_path: Path) -> None:
+    """Somebody exchanges a directory for a link to the outside as fast as they can: no file ever lands there, or is read from there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("secret\n")
+    (bench.root / "d").mkdir(parents=True)
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            (bench.root / "d").rename(bench.root / "kept")
+            while (bench.root / "kept").exists():
+                try:
+                    (bench.root / "d").symlink_to(outside)
+                    (bench.root / "d").unlink()
+                    (bench.root / "kept").rename(bench.root / "d")
+                except OSError:
+                    # The applier has just made a directory of that name.
+                    shutil.rmtree(bench.root / "d", ignore_errors=True)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    outcomes = set()
+    for n in range(100):
+        outcome = bench.apply(file(bench.root / "d" / "f", f"{n}\n"), generation=n + 1)
+        outcomes.add(type(outcome))
+    done.set()
+    thread.join()
+    assert (outside / "f").read_text() == "secret\n" and os.listdir(outside) == ["f"]
+    assert all("secret" not in kept.read_text() for kept in (bench.state / "originals").glob("*.data"))
+    assert Succeeded in outcomes
+    bench.apply(file(bench.root / "d" / "f", "last\n"), generation=400)
+    assert (bench.root / "d" / "f").read_text() == "last\n"
+
+
+def test_an_unknown_owner_is_refused_before_anything_is_written(bench: Bench) -> None:
+    """User and group are looked up first."""
+    for wrong in ({"owner": "no-such-user"}, {"group": "no-such-group"}, {"owner": "99999999999"}):
+        assert code(bench.apply(file(bench.root / "a"), file(bench.root / "b", **wrong))) is ErrorCode.UNKNOWN_OWNER
+    assert not bench.root.exists()
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        {"digest": "sha256:00"},
+        {"files": "x"},
+        {"files": [1]},
+        {"config": None},
+        {"files": [{"path": "{root}/f", "content": "%%%", "mode": "0644"}]},
+        {"files": [{"path": "{root}/f", "content": "", "mode": "0999"}]},
+        {"files": [{"path": "{root}/f", "content": "", "mode": 644}]},
+        {"on_change": {"command": []}},
+        {"on_change": {"command": "x", "timeout_s": 0}},
+        {"on_change": 7},
+    ],
+)
+def test_malformed_arguments_are_refused(bench: Bench, flaw: dict[str, Any]) -> None:
+    """PolicyRefused, which is not tried again, with a text that names the member."""
+    for each in flaw.get("files", []) if isinstance(flaw.get("files"), list) else []:
+        if isinstance(each, dict):
+            each["path"] = each["path"].format(root=bench.root)
+    outcome = bench.run("config.apply", arguments(file(bench.root / "f")) | flaw)
+    assert code(outcome) is ErrorCode.POLICY_REFUSED
+    assert not bench.root.exists()
+
+
+def test_too_much_content_is_refused(bench: Bench) -> None:
+    """128 KiB a config."""
+    assert code(bench.apply(file(bench.root / "a", "x" * 70_000), file(bench.root / "b", "x" * 70_000))) is ErrorCode.POLICY_REFUSED
+
+
+def test_an_owner_who_allows_no_commands_gets_none(tmp_path: Path) -> None:
+    """agent.toml: on_change = false."""
+    bench = Bench(tmp_path)
+    bench.applier = ConfigApplier(bench.state, (bench.root,), commands=False)
+    assert code(bench.apply(file(bench.root / "f"), on_change="true")) is ErrorCode.POLICY_REFUSED
+    assert isinstance(bench.apply(file(bench.root / "f")), Succeeded)
+
+
+# --- what the file system refuses ---
+
+
+def test_a_read_only_root_is_recoverable_and_works_once_writable(tmp_path: Path, mounted: Path) -> None:
+    """ReadOnly; after a remount the same command succeeds."""
+    bench = Bench(tmp_path, mounted)
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    outcome = bench.apply(file(mounted / "f"))
+    assert code(outcome) is ErrorCode.READ_ONLY and ErrorCode.READ_ONLY.recoverable
+    subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
+    assert isinstance(bench.apply(file(mounted / "f")), Succeeded)
+    assert (mounted / "f").read_text() == "hello\n"
+
+
+def test_a_full_disk_leaves_all_files_as_they_were(tmp_path: Path, mounted: Path) -> None:
+    """Everything is written beside its place before anything is replaced; nothing temporary stays."""
+    bench = Bench(tmp_path, mounted)
+    bench.apply(file(mounted / "a", "old\n"))
+    outcome = bench.apply(file(mounted / "a", "new\n"), file(mounted / "b", "x" * 100_000), generation=2)
+    assert code(outcome) is ErrorCode.NO_SPACE
+    assert (mounted / "a").read_text() == "old\n" and os.listdir(mounted) == ["a"]
+    assert bench.items()["hcfg-1"].state == "failed"
+    assert isinstance(bench.apply(file(mounted / "a", "new\n"), generation=3), Succeeded)
+    assert bench.items()["hcfg-1"].state == "present"
+
+
+def test_what_may_not_be_written_is_permission_denied(tmp_path: Path) -> None:
+    """An agent without root, on a directory that isn't its own: recoverable, for somebody may put that right."""
+    bench = Bench(tmp_path)
+    bench.root.mkdir(mode=0o755)
+    for folder in (bench.state, *tmp_path.parents):
+        if folder == bench.state or str(folder).startswith("/tmp/pytest"):
+            folder.chmod(0o777)
+
+    def unprivileged() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        assert code(bench.apply(file(bench.root / "f"))) is ErrorCode.PERMISSION_DENIED
+
+    assert _in_child(unprivileged) == 0
+    assert os.listdir(bench.root) == []
+
+
+def test_a_full_state_directory_changes_no_file(tmp_path: Path, mounted: Path) -> None:
+    """What can't be remembered can't be undone, so it isn't begun."""
+    bench = Bench(tmp_path)
+    bench.state = mounted
+    bench.again()
+    bench.root.mkdir()
+    (bench.root / "f").write_text("mine\n")
+    with pytest.raises(OSError), (mounted / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+    assert code(bench.apply(file(bench.root / "f", "theirs\n"))) is ErrorCode.NO_SPACE
+    assert (bench.root / "f").read_text() == "mine\n"
+
+
+# --- on_change ---
+
+
+def test_on_change_runs_once_after_all_files_are_in_place(bench: Bench) -> None:
+    """A text goes to /bin/sh; it sees every new file, and its output is the command's."""
+    outcome = bench.apply(file(bench.root / "a", "1"), file(bench.root / "b", "2"), on_change=f"cat {bench.root}/a {bench.root}/b; echo")
+    assert isinstance(outcome, Succeeded) and outcome.output == "12\n"
+
+
+def test_a_failing_on_change_halts_and_runs_again_on_the_next_apply(bench: Bench) -> None:
+    """OnChangeFailed with its output; the files stay; though nothing changes any more, it stays due until it works."""
+    hook = f"test -e {bench.root}/ready || {{ echo not ready; exit 3; }}"
+    outcome = bench.apply(file(bench.root / "f"), on_change=hook)
+    assert code(outcome) is ErrorCode.ON_CHANGE_FAILED
+    assert isinstance(outcome, Failed) and "exit status 3" in outcome.message and "not ready" in outcome.message
+    assert (bench.root / "f").exists() and bench.items()["hcfg-1"].state == "failed"
+    (bench.root / "ready").touch()
+    bench.again()
+    assert isinstance(bench.apply(file(bench.root / "f"), on_change=hook, generation=2), Succeeded)
+    assert bench.items()["hcfg-1"].state == "present"
+
+
+def test_on_change_that_hangs_is_killed_with_all_its_children(bench: Bench) -> None:
+    """The whole process group, also what ignores SIGTERM."""
+    hook = {"command": f"trap '' TERM; sleep 300 & echo $! > {bench.root}/child; wait; sleep 300", "timeout_s": 1}
+    began = time.monotonic()
+    assert code(bench.apply(file(bench.root / "f"), on_change=hook)) is ErrorCode.TIMED_OUT
+    assert time.monotonic() - began < 10
+    child = int((bench.root / "child").read_text())
+    assert not _alive(child)
+
+
+def test_a_daemon_left_behind_is_not_waited_for(bench: Bench) -> None:
+    """A grandchild that keeps the pipe open does not hold the command up."""
+    hook = {"command": f"setsid sleep 30 & echo $! > {bench.root}/child; exit 0", "timeout_s": 20}
+    began = time.monotonic()
+    assert isinstance(bench.apply(file(bench.root / "f"), on_change=hook), Succeeded)
+    assert time.monotonic() - began < 5
+    os.kill(int((bench.root / "child").read_text()), signal.SIGKILL)
+
+
+def test_a_stop_ends_on_change(bench: Bench) -> None:
+    """The command's own limit, or a cancel, ends it as well, and says which."""
+    outcome = bench.apply(file(bench.root / "f"), on_change="sleep 300", limit=0.5)
+    assert isinstance(outcome, Stopped) and outcome.reason is StopReason.TIMED_OUT
+
+
+def test_a_removal_is_not_held_up_by_its_on_change(bench: Bench) -> None:
+    """The command that can't live without its file is told of as a warning."""
+    bench.apply(file(bench.root / "f"), on_change=f"cat {bench.root}/f")
+    outcome = bench.remove()
+    assert isinstance(outcome, Succeeded) and len(outcome.warnings) == 1
+    assert not (bench.root / "f").exists()
+
+
+# --- drift ---
+
+
+def test_drift_is_seen_whatever_was_changed(bench: Bench) -> None:
+    """Content of the same size, mode, owner, a missing file, a link in its place; and that it is right again."""
+    path = bench.root / "f"
+    bench.apply(file(path))
+    assert bench.items()["hcfg-1"].state == "present"
+    assert bench.applier.look() is None
+
+    def changed(how: str) -> Item:
+        subprocess.run(["/bin/sh", "-c", how.format(f=path)], check=True)
+        item = bench.items()["hcfg-1"]
+        bench.apply(file(path))
+        assert bench.items()["hcfg-1"].state == "present"
+        return item
+
+    expected = {
+        "printf 'jello\\n' > {f}": "other content",
+        "chmod 600 {f}": "mode 0600",
+        "chown nobody {f}": "another owner",
+        "rm {f}": "is missing",
+    }
+    for how, what in expected.items():
+        item = changed(how)
+        assert (item.state, item.reason) == ("drifted", "Drifted") and what in item.message and str(path) in item.message
+    subprocess.run(["/bin/sh", "-c", f"rm {path}; ln -s /etc/passwd {path}"], check=True)
+    assert "symbolic link" in bench.items()["hcfg-1"].message
+
+
+def test_a_touched_file_is_no_drift(bench: Bench) -> None:
+    """Same content, other times: looked at once, and found right."""
+    bench.apply(file(bench.root / "f"))
+    assert bench.items()["hcfg-1"].state == "present"
+    os.utime(bench.root / "f", (1, 1))
+    assert bench.applier.look() is None
+
+
+# --- kill -9 at each point ---
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "the ledger's record of a config": (ledger.Ledger, "put"),
+    "the ledger's record of a path": (ledger.Ledger, "claim"),
+    "writing beside the place": (rooted, "stage"),
+    "the rename": (rooted, "commit"),
+    "forgetting an original": (ledger.Ledger, "forget"),
+    "on_change": (on_change, "run"),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("after", [False, True])
+def test_kill_9_at_each_point_and_the_same_command_again_ends_right(tmp_path: Path, point: str, after: bool) -> None:
+    """Killed before or after the n-th time that it gets there; run again until it is through; then undone without a trace."""
+    bench = Bench(tmp_path)
+    root = bench.root
+    root.mkdir()
+    (root / "a").write_text("mine a\n")
+    (root / "gone").write_text("mine gone\n")
+    bench.apply(file(root / "gone", "ours\n"), file(root / "a", "ours\n"), on_change=f"echo 1 >> {tmp_path}/hooks")
+    wanted = file(root / "a", "ours 2\n"), file(root / "n" / "new", "new\n")
+
+    def apply() -> Outcome:
+        bench.again()
+        return bench.apply(*wanted, on_change=f"echo 2 >> {tmp_path}/hooks", generation=2)
+
+    deaths = [_in_child(partial(_deadly, POINTS[point], nth, after, apply)) for nth in range(1, 4)]
+    assert deaths[0] == signal.SIGKILL
+    assert isinstance(apply(), Succeeded)
+    assert (root / "a").read_text() == "ours 2\n" and (root / "n" / "new").read_text() == "new\n"
+    assert (root / "gone").read_text() == "mine gone\n"
+    assert (tmp_path / "hooks").read_text().split()[-1] == "2"
+    assert bench.items()["hcfg-1"].state == "present"
+    bench.remove()
+    assert (root / "a").read_text() == "mine a\n" and sorted(os.listdir(root)) == ["a", "gone"]
+
+
+def _deadly(where: tuple[Any, str], nth: int, after: bool, act: Callable[[], object]) -> None:
+    """Act in a process that kills itself when it gets there."""
+    place, name = where
+    real, calls = getattr(place, name), count(1)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        last = next(calls) == nth
+        if last and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(place, name, call)
+    act()
+
+
+def _in_child(act: Callable[[], object]) -> int:
+    """Run in a forked process: 0, 1 for an exception, or the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(pid, 0)
+    return os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.WEXITSTATUS(ended)
+
+
+def _alive(pid: int) -> bool:
+    """Running; a zombie that init has still to collect is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
