@@ -145,8 +145,13 @@ def test_a_state_directory_that_fills_up_is_said_and_healed(
     agent = new_agent()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(agent.state_dir)], check=True)
     device = agent.enroll(fleet)
-    running = runtime.Runtime(identity.load(agent.state_dir), Settings(roots=(tmp_path / "files",)))
-    thread = threading.Thread(target=running.run)
+    started: list[runtime.Runtime] = []
+
+    def run() -> None:
+        started.append(runtime.Runtime(identity.load(agent.state_dir), Settings(roots=(tmp_path / "files",))))
+        started[0].run()
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         server = fleet.server(device)
@@ -165,7 +170,7 @@ def test_a_state_directory_that_fills_up_is_said_and_healed(
         fleet.order(device, "cmd-y", args=config(tmp_path / "files" / "f", "x"), resource=resource())
         assert final(fleet, agent, "cmd-y").state is CommandState.SUCCEEDED
     finally:
-        running.stop()
+        started[0].stop()
         thread.join(10)
         subprocess.run(["umount", "-l", str(agent.state_dir)], check=True)
 
