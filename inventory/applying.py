@@ -106,6 +106,8 @@ class View:
     paths: tuple[str, ...]
     reported: Report | None
     command: CommandView | None
+    read_at: datetime
+    """By the database's clock."""
 
 
 class Configs:
@@ -237,6 +239,7 @@ def _view(row: Any) -> View:
         paths=tuple(loads(row["paths"])),
         reported=_report(loads(row["reported"])),
         command=None if row["command_id"] is None else _command(row),
+        read_at=row["now"],
     )
 
 

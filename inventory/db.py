@@ -74,6 +74,14 @@ def _load_queries() -> Mapping[str, str]:
 SQL = _load_queries()
 
 
+class _Pooled(Connection):
+    """Goes back to the pool without being reset, which would be a round trip for each use: nothing here changes a session (what listens or
+    holds a session lock has a connection of its own)."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 def _credentials(url: str, application: str, pool_size: int) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("postgres", "postgresql"):
@@ -90,6 +98,7 @@ def _credentials(url: str, application: str, pool_size: int) -> dict[str, Any]:
         "maxsize": pool_size,
         "application_name": application,
         "max_inactive_connection_lifetime": 300,
+        "connection_class": _Pooled,
         "server_settings": {"synchronous_commit": "on", "timezone": "UTC"},
         **({"ssl": query["sslmode"]} if "sslmode" in query else {}),
     }

@@ -32,10 +32,12 @@ class DueCommand:
     presence: str
     host_state: str
     enrolled: bool
+    now: datetime
+    """What time it is by the clock that all replicas share."""
 
 
-async def take_due(tx: Tx, now: datetime, limit: int) -> list[DueCommand]:
-    """Lock commands that are due and that no other replica is at."""
+async def take_due(tx: Tx, now: datetime | None, limit: int) -> list[DueCommand]:
+    """Lock commands that are due and that no other replica is at. `now`: for tests."""
     rows = await tx.raw.fetch(SQL["due_commands"], now, limit)
     return [DueCommand(**{**row, "args": loads(row["args"]), "resource": loads(row["resource"])}) for row in rows]
 
@@ -64,6 +66,6 @@ async def note_waiting(tx: Tx, waiting: Sequence[tuple[DueCommand, datetime]]) -
         await tx.raw.execute(SQL["commands_wait"], [command.id for command, _ in waiting], [due for _, due in waiting])
 
 
-async def rouse(connection: Connection, now: datetime) -> int:
+async def rouse(connection: Connection, now: datetime | None) -> int:
     """Make due what was sent to a session that is over; how many."""
     return len(await connection.fetch(SQL["rouse_commands"], now))

@@ -6,7 +6,6 @@ change or a version. Called by `managers.kinds.notification`; the statements are
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from inventory.db import SQL, Connection, Tx, loads
@@ -94,10 +93,10 @@ async def halts(connection: Connection, configs: Sequence[str]) -> list[Halt]:
     ]
 
 
-async def tell_hosts(tx: Tx, told: Mapping[str, Told], now: datetime) -> None:
+async def tell_hosts(tx: Tx, told: Mapping[str, Told]) -> None:
     rows = list(told.values())
     await tx.raw.execute(
-        SQL["tell_hosts"], list(told), [t.presence for t in rows], [t.boot_id for t in rows], [t.agent_version for t in rows], now
+        SQL["tell_hosts"], list(told), [t.presence for t in rows], [t.boot_id for t in rows], [t.agent_version for t in rows]
     )
 
 

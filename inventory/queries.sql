@@ -110,10 +110,11 @@ WHERE s.token_hash = $1 AND s.expires_at > $2 AND s.seen_at > $3;
 
 -- name: claim_idempotency_key
 -- Take a key that is new or forgotten. Another transaction that has just taken it is waited for: a committed one then wins (no row here),
--- a rolled back one leaves the key to us. $1 key, $2 digest, $3 now, $4 forgotten when older
-INSERT INTO idempotency (key, digest, status, body, created_at) VALUES ($1, $2, 0, NULL, $3)
-ON CONFLICT (key) DO UPDATE SET digest = EXCLUDED.digest, status = 0, body = NULL, created_at = EXCLUDED.created_at
-    WHERE idempotency.created_at <= $4
+-- a rolled back one leaves the key to us. $1 key, $2 digest, $3 now, $4 kept until
+INSERT INTO idempotency (key, digest, status, body, created_at, expires_at) VALUES ($1, $2, 0, NULL, $3, $4)
+ON CONFLICT (key) DO UPDATE SET digest = EXCLUDED.digest, status = 0, body = NULL, created_at = EXCLUDED.created_at,
+                                expires_at = EXCLUDED.expires_at
+    WHERE idempotency.expires_at <= $3
 RETURNING key;
 
 -- name: keep_answer
@@ -134,9 +135,11 @@ SELECT (SELECT position FROM relay) AS position, (SELECT count(*) FROM changes_i
 
 -- name: trigger_work
 -- Queue keys. `again` notes a trigger of a key that is being reconciled; otherwise the row is due when it was, or sooner. Halted rows
--- hear only FRESH (3), rows that back off only NOW (2) and FRESH. $1 manager, $2 keys, $3 strength, $4 due at, $5 now
+-- hear only FRESH (3), rows that back off only NOW (2) and FRESH.
+-- $1 manager, $2 keys, $3 strength, $4 delay, $5 now, or NULL for this clock
 INSERT INTO work AS w (manager, key, due_at, attempts, halted, backoff, again, fence, queued_at)
-SELECT $1, key, $4, 0, false, false, 0, 0, $5 FROM unnest($2::text[]) AS key ORDER BY key
+SELECT $1, key, now + $4::interval, 0, false, false, 0, 0, now
+FROM unnest($2::text[]) AS key, coalesce($5::timestamptz, clock_timestamp()) AS now ORDER BY key
 ON CONFLICT (manager, key) DO UPDATE SET
     again = CASE WHEN w.lease_until IS NULL THEN 0 ELSE greatest(w.again, $3::int) END,
     due_at = CASE WHEN w.lease_until IS NULL THEN least(w.due_at, EXCLUDED.due_at) ELSE w.due_at END,
@@ -153,32 +156,38 @@ END;
 
 -- name: claim_work
 -- Take due keys and those whose lease has run out. A key that was triggered during a lease that ran out is read afresh now, which serves
--- that trigger. $1 manager, $2 now, $3 how many, $4 owner, $5 until
-WITH due AS (
+-- that trigger. $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock
+WITH clock AS (
+    SELECT coalesce($5::timestamptz, clock_timestamp()) AS now
+), due AS (
     SELECT id FROM work
-    WHERE manager = $1 AND NOT halted AND due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2)
-    ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+    WHERE manager = $1 AND NOT halted AND due_at <= (SELECT now FROM clock) AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
+    ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
-UPDATE work w SET lease_owner = $4, lease_until = $5, fence = nextval('work_fences'), again = 0, backoff = false,
-    attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END, last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
+UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::interval, fence = nextval('work_fences'), again = 0,
+    backoff = false, attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END,
+    last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
 FROM due WHERE w.id = due.id
 RETURNING w.key, w.attempts, w.fence;
 
 -- name: renew_work
--- $1 manager, $2 keys, $3 fences, $4 until
-UPDATE work w SET lease_until = $4 FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
+-- $1 manager, $2 keys, $3 fences, $4 for how long, $5 now, or NULL for this clock
+UPDATE work w SET lease_until = coalesce($5::timestamptz, clock_timestamp()) + $4::interval FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
 WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
 
 -- name: release_work
--- It is looked at again anyhow, which serves what was triggered meanwhile. $1 manager, $2 keys, $3 fences, $4 due at
-UPDATE work w SET lease_owner = NULL, lease_until = NULL, again = 0, due_at = $4,
+-- It is looked at again anyhow, which serves what was triggered meanwhile. $1 manager, $2 keys, $3 fences, $4 delay,
+-- $5 now, or NULL for this clock
+UPDATE work w SET lease_owner = NULL, lease_until = NULL, again = 0, due_at = coalesce($5::timestamptz, clock_timestamp()) + $4::interval,
     attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END, last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
 FROM unnest($2::text[], $3::bigint[]) AS t (key, fence)
 WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until IS NOT NULL;
 
 -- name: hold_work
--- Lock the rows that this holder still has. $1 manager, $2 keys, $3 fences
-SELECT w.key, w.fence, w.attempts, w.again FROM work w JOIN unnest($2::text[], $3::bigint[]) AS t (key, fence) ON t.key = w.key AND t.fence = w.fence
+-- Lock the rows that this holder still has; `now` is what time it is by whoever keeps it. $1 manager, $2 keys, $3 fences,
+-- $4 now, or NULL for this clock
+SELECT w.key, w.fence, w.attempts, w.again, coalesce($4::timestamptz, clock_timestamp()) AS now
+FROM work w JOIN unnest($2::text[], $3::bigint[]) AS t (key, fence) ON t.key = w.key AND t.fence = w.fence
 WHERE w.manager = $1 AND w.lease_until IS NOT NULL ORDER BY w.key FOR UPDATE OF w;
 
 -- name: leave_work
@@ -190,9 +199,13 @@ FROM unnest($2::text[], $3::timestamptz[], $4::int[], $5::boolean[], $6::boolean
 WHERE w.manager = $1 AND w.key = t.key;
 
 -- name: due_work
--- Which managers have something to claim. $1 managers, $2 now
-SELECT m AS manager FROM unnest($1::text[]) AS m
-WHERE EXISTS (SELECT 1 FROM work w WHERE w.manager = m AND NOT w.halted AND w.due_at <= $2 AND (w.lease_until IS NULL OR w.lease_until <= $2));
+-- Which managers have something to claim. $1 managers, $2 now, or NULL for this clock
+WITH clock AS (SELECT coalesce($2::timestamptz, clock_timestamp()) AS now)
+SELECT m AS manager FROM unnest($1::text[]) AS m, clock
+WHERE EXISTS (
+    SELECT 1 FROM work w
+    WHERE w.manager = m AND NOT w.halted AND w.due_at <= clock.now AND (w.lease_until IS NULL OR w.lease_until <= clock.now)
+);
 
 -- name: work_stats
 SELECT manager, count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NOT NULL) AS queued,
@@ -233,7 +246,7 @@ RETURNING host, incarnation, certificate;
 -- Everything that decides about host-configs, in one row each. $1 host-config ids
 SELECT c.id, c.host, c.config, c.desired_state, c.current_state, c.generation, c.digest, c.paths, c.reported, h.name AS host_name,
        h.presence, h.current_state AS host_state, f.name AS config_name, f.version AS config_version,
-       k.id AS command_id, k.verb, k.state, k.resource, k.result, k.created_at AS commanded_at
+       k.id AS command_id, k.verb, k.state, k.resource, k.result, k.created_at AS commanded_at, clock_timestamp() AS now
 FROM host_config c JOIN host h ON h.id = c.host JOIN config f ON f.id = c.config LEFT JOIN command k ON k.id = c.command
 WHERE c.id = ANY ($1::text[]) ORDER BY c.id;
 
@@ -297,9 +310,9 @@ WHERE host = ANY ($1::text[]) AND told_present IS DISTINCT FROM present ORDER BY
 SELECT host, count(*) AS n FROM component WHERE host = ANY ($1::text[]) AND present GROUP BY host;
 
 -- name: tell_hosts
--- $1 host[], $2 presence[], $3 boot_id[], $4 agent_version[], $5 now
+-- $1 host[], $2 presence[], $3 boot_id[], $4 agent_version[]
 INSERT INTO host_told (host, presence, boot_id, agent_version, told_at)
-SELECT t.host, t.presence, t.boot_id, t.agent_version, $5
+SELECT t.host, t.presence, t.boot_id, t.agent_version, now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS t (host, presence, boot_id, agent_version) JOIN host h ON h.id = t.host
 ORDER BY t.host
 ON CONFLICT (host) DO UPDATE SET presence = EXCLUDED.presence, boot_id = EXCLUDED.boot_id, agent_version = EXCLUDED.agent_version,
@@ -332,17 +345,21 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 ------------------------------------------------------------------------------------------------------------------- dispatch
 
 -- name: due_commands
--- Commands that are to be sent, sent again or ended, each with where its device is. $1 now, $2 how many
+-- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it.
+-- $1 now, or NULL for this clock, $2 how many
 SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.sends, c.sent_session,
-       h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled
+       h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
+       coalesce($1::timestamptz, clock_timestamp()) AS now
 FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
-WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND c.due_at <= $1 ORDER BY c.due_at LIMIT $2
+WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND c.due_at <= coalesce($1::timestamptz, clock_timestamp())
+ORDER BY c.due_at LIMIT $2
 FOR UPDATE OF c SKIP LOCKED;
 
 -- name: rouse_commands
--- Commands whose device has begun another session since they were sent are due at once. $1 now
-UPDATE command c SET due_at = $1 FROM device_stream s
-WHERE s.host = c.host AND c.state IN ('sent', 'accepted', 'running') AND c.due_at > $1 AND s.session <> c.sent_session
+-- Commands whose device has begun another session since they were sent are due at once. $1 now, or NULL for this clock
+WITH clock AS (SELECT coalesce($1::timestamptz, clock_timestamp()) AS now)
+UPDATE command c SET due_at = clock.now FROM device_stream s, clock
+WHERE s.host = c.host AND c.state IN ('sent', 'accepted', 'running') AND c.due_at > clock.now AND s.session <> c.sent_session
 RETURNING c.id;
 
 -- name: take_fences

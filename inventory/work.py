@@ -40,12 +40,13 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A claimed row as it is at the end of its reconcile: `again` is the strongest trigger that came meanwhile, None if none did."""
+    """A claimed row at the end of its reconcile, which is `now`. `again`: the strongest trigger that came meanwhile, None if none did."""
 
     key: str
     fence: int
     attempts: int
     again: Strength | None
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +74,21 @@ class Waiting:
     running: bool
 
 
-async def database_now(connection: Connection) -> datetime:
-    """The clock that all replicas share."""
-    at: datetime = await connection.fetchval("SELECT clock_timestamp()")
-    return at
-
-
 class WorkQueue:
-    """Statements on the table `work`. Those that take a connection run in the caller's transaction; the others are one each."""
+    """Statements on the table `work`. Those that take a connection run in the caller's transaction; the others are one each.
+
+    `clock`: for tests; else the database's, which all replicas share."""
 
     def __init__(self, db: Database, clock: Callable[[], datetime] | None = None) -> None:
         self._db = db
-        self._clock = clock
-
-    async def now(self, connection: Connection) -> datetime:
-        """What time it is for this queue: the database's clock, unless a test moves it."""
-        return self._clock() if self._clock is not None else await database_now(connection)
+        self._clock: Callable[[], datetime | None] = clock or (lambda: None)
 
     async def trigger(
         self, connection: Connection, manager: str, keys: Sequence[str], strength: Strength, delay: timedelta = timedelta()
     ) -> None:
         """Queue keys. A key that is queued keeps its place; one being reconciled runs once more; a delay only ever brings nearer."""
         if keys:
-            now = await self.now(connection)
-            await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), now + delay, now)
+            await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), delay, self._clock())
 
     async def trigger_selected(self, connection: Connection, manager: str, selection: str, ids: Sequence[str], strength: Strength) -> None:
         """Queue the keys that the named statement finds for these ids (it returns a column `key`)."""
@@ -107,27 +99,24 @@ class WorkQueue:
     async def claim(self, manager: str, owner: str, limit: int, lease: timedelta) -> list[Claimed]:
         """Take due keys, those longest due first, and those whose lease ran out. Two replicas never get the same one."""
         async with self._db.acquire() as connection:
-            at = await self.now(connection)
-            rows = await connection.fetch(SQL["claim_work"], manager, at, limit, owner, at + lease)
+            rows = await connection.fetch(SQL["claim_work"], manager, limit, owner, lease, self._clock())
         return [Claimed(row["key"], row["attempts"], row["fence"]) for row in rows]
 
     async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta) -> None:
         """Keep keys for longer. One that has been taken over is left alone; its holder learns it from `hold`."""
         async with self._db.acquire() as connection:
-            at = await self.now(connection)
-            await connection.execute(SQL["renew_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at + lease)
+            await connection.execute(SQL["renew_work"], manager, *_keys(claimed), lease, self._clock())
 
     async def release(self, manager: str, claimed: Sequence[Claimed], delay: timedelta) -> None:
         """Give keys back as they were, due after the delay: a service stops, or one that it needs is away."""
         async with self._db.acquire() as connection:
-            at = await self.now(connection) + delay
-            await connection.execute(SQL["release_work"], manager, [c.key for c in claimed], [c.fence for c in claimed], at)
+            await connection.execute(SQL["release_work"], manager, *_keys(claimed), delay, self._clock())
 
     async def hold(self, connection: Connection, manager: str, claimed: Sequence[Claimed]) -> list[Held]:
         """Lock the rows of claimed keys, in the order of their keys. A key that is missing from the answer has been taken over, and nothing
         that was decided for it may be written."""
-        rows = await connection.fetch(SQL["hold_work"], manager, [c.key for c in claimed], [c.fence for c in claimed])
-        return [Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None) for r in rows]
+        rows = await connection.fetch(SQL["hold_work"], manager, *_keys(claimed), self._clock())
+        return [Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None, r["now"]) for r in rows]
 
     async def finish(self, connection: Connection, manager: str, left: Sequence[Entry], gone: Sequence[str]) -> None:
         """End the leases of held rows: write what stays, delete what is done."""
@@ -148,13 +137,17 @@ class WorkQueue:
     async def due(self, managers: Sequence[str]) -> list[str]:
         """Those managers that have something to claim."""
         async with self._db.acquire() as connection:
-            rows = await connection.fetch(SQL["due_work"], list(managers), await self.now(connection))
+            rows = await connection.fetch(SQL["due_work"], list(managers), self._clock())
         return [row["manager"] for row in rows]
 
     async def stats(self) -> list[Mapping[str, Any]]:
         """A row a manager: `manager`, `queued`, `waiting` (for a trigger), `running`, `halted`."""
         async with self._db.acquire() as connection:
             return [dict(row) for row in await connection.fetch(SQL["work_stats"])]
+
+
+def _keys(claimed: Sequence[Claimed]) -> tuple[list[str], list[int]]:
+    return [c.key for c in claimed], [c.fence for c in claimed]
 
 
 async def waiting(connection: Connection, keys: Sequence[str]) -> list[Waiting]:

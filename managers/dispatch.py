@@ -20,12 +20,10 @@ from broker.topics import DeviceTopic, Topics
 from inventory import dispatching
 from inventory.actor import Actor
 from inventory.authority import CommandSigner
-from inventory.db import Connection
 from inventory.dispatching import DueCommand
 from inventory.errors import Unavailable
 from inventory.kinds.command import COMMAND
 from inventory.store import Store
-from inventory.work import database_now
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +121,7 @@ class Dispatcher:
         self._wire = wire
         self._signer = signer
         self._topics = topics
-        self._clock = clock
+        self._clock: Callable[[], datetime | None] = clock or (lambda: None)
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -152,12 +150,9 @@ class Dispatcher:
     async def _rouse(self) -> None:
         try:
             async with self._store.db.acquire() as connection:
-                await dispatching.rouse(connection, await self._now(connection))
+                await dispatching.rouse(connection, self._clock())
         except Unavailable:
             pass  # the next step says so
-
-    async def _now(self, connection: Connection) -> datetime:
-        return self._clock() if self._clock is not None else await database_now(connection)
 
     async def step(self) -> int:
         """Deal with a batch of due commands; how many there were."""
@@ -172,8 +167,10 @@ class Dispatcher:
     async def _decide(self) -> _Batch:
         batch = _Batch()
         async with self._store.transaction() as w:
-            now = await self._now(w.tx.raw)
-            due = await dispatching.take_due(w.tx, now, BATCH)
+            due = await dispatching.take_due(w.tx, self._clock(), BATCH)
+            if not due:
+                return batch
+            now = due[0].now
             self._sort(batch, due, now)
             fences = await dispatching.take_fences(w.tx, [command.host for command, _ in batch.sends]) if batch.sends else {}
             self._sign(batch, fences, now)

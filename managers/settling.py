@@ -57,10 +57,9 @@ class Settler:
     async def _once(self, terms: Terms, claimed: Sequence[Claimed], outcomes: Mapping[str, Outcome]) -> Report:
         report = Report()
         async with self._store.transaction() as w:
-            now = await self._queue.now(w.tx.raw)
             held = await self._queue.hold(w.tx.raw, terms.queue, claimed)
             report.lost = sorted({c.key for c in claimed} - {h.key for h in held})
-            report.settled = {h.key: settle(h, outcomes[h.key], terms.backoff, now, self._uniform) for h in held}
+            report.settled = {h.key: settle(h, outcomes[h.key], terms.backoff, self._uniform) for h in held}
             effects = [effect for h in held for effect in outcomes[h.key].effects]
             await self._enqueue(w.tx, effects, report)
             writes = _merged(effects)

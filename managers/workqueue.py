@@ -63,28 +63,28 @@ def triggered(entry: Entry | None, key: str, strength: Strength, due_at: datetim
     return replace(entry, due_at=_sooner(entry.due_at, due_at), backoff=False)
 
 
-def settle(held: Held, outcome: Outcome, backoff: Backoff, now: datetime, uniform: Uniform) -> Settled:
+def settle(held: Held, outcome: Outcome, backoff: Backoff, uniform: Uniform) -> Settled:
     """A key whose reconcile has ended. A trigger that came meanwhile makes it due again at once, unless it has to back off or halts."""
     match outcome:
         case Done():
-            return Settled(Fate.DONE, Entry(held.key, now) if held.again else None)
+            return Settled(Fate.DONE, Entry(held.key, held.now) if held.again else None)
         case Again(after):
-            due_at = now if held.again else None if after is None else now + after
+            due_at = held.now if held.again else None if after is None else held.now + after
             return Settled(Fate.WAITS, Entry(held.key, due_at, 0 if held.again is Strength.FRESH else held.attempts))
         case Failed(error):
-            return _failed(held, error, backoff, now, uniform)
+            return _failed(held, error, backoff, uniform)
 
 
-def _failed(held: Held, error: Error, backoff: Backoff, now: datetime, uniform: Uniform) -> Settled:
+def _failed(held: Held, error: Error, backoff: Backoff, uniform: Uniform) -> Settled:
     if held.again is Strength.FRESH:
-        return Settled(Fate.WAITS, Entry(held.key, now))
+        return Settled(Fate.WAITS, Entry(held.key, held.now))
     failures = held.attempts + 1
     told = {"code": error.code, "message": error.message, "recoverable": error.recoverable, "attempt": failures}
     if not error.recoverable or failures >= backoff.attempts:
         return Settled(Fate.HALTS, Entry(held.key, None, failures, halted=True, last_error=told))
     if held.again is Strength.NOW:
-        return Settled(Fate.RETRIES, Entry(held.key, now, failures, last_error=told))
-    return Settled(Fate.RETRIES, Entry(held.key, now + backoff.pause(failures, uniform), failures, backoff=True, last_error=told))
+        return Settled(Fate.RETRIES, Entry(held.key, held.now, failures, last_error=told))
+    return Settled(Fate.RETRIES, Entry(held.key, held.now + backoff.pause(failures, uniform), failures, backoff=True, last_error=told))
 
 
 def _sooner(known: datetime | None, other: datetime) -> datetime:

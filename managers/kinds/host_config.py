@@ -9,7 +9,7 @@ Source: design.md sections 4 (Commands) and 6, contract.md section 4 (Config).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from broker.messages import CommandState, ErrorCode, Verb
@@ -18,7 +18,7 @@ from inventory.applying import CommandView, Config, Configs, Host, View
 from inventory.changes import Change
 from inventory.db import Database
 from inventory.ids import new_id
-from inventory.work import Strength, database_now
+from inventory.work import Strength
 from managers.reconcile import Again, AnyTrigger, Done, Error, Failed, Make, Outcome, Remove, Request, Trigger, TriggerSelected, Write
 from managers.rendering import Job, Rendered, Renderer
 
@@ -195,7 +195,6 @@ class _Known:
     views: Mapping[str, View]
     configs: Mapping[str, Config]
     hosts: Mapping[str, Host]
-    now: datetime
 
 
 class HostConfigReconciler:
@@ -225,8 +224,7 @@ class HostConfigReconciler:
         async with self._db.acquire() as connection:
             views = await applying.views(connection, ids)
             hosts = await applying.read_hosts(connection, sorted({view.host for view in views.values()}))
-            now = await database_now(connection)
-        return _Known(views, configs, hosts, now)
+        return _Known(views, configs, hosts)
 
     async def _render(self, known: _Known, ids: Sequence[str]) -> dict[str, Rendered]:
         jobs = [
@@ -249,7 +247,7 @@ class HostConfigReconciler:
                 return Failed(error, (Write(KIND, view.id, {"command": None, "current_state": "failed"}),))
             case Send(Verb.CONFIG_REMOVE):
                 args = {"config": view.config_name, "files": list(view.paths)}
-                return _sent(request, view, step, args, RUN_S + ON_CHANGE_S, known.now)
+                return _sent(request, view, step, args, RUN_S + ON_CHANGE_S)
             case Send():
                 return self._apply(request, view, step, rendered, known)
 
@@ -267,7 +265,7 @@ class HostConfigReconciler:
             "files": [file.argument() for file in rendered.files],
             "on_change": config.on_change,
         }
-        return _sent(request, view, step, args, RUN_S + _on_change_s(config.on_change), known.now)
+        return _sent(request, view, step, args, RUN_S + _on_change_s(config.on_change))
 
 
 def _on_change_s(on_change: Any) -> int:
@@ -276,7 +274,7 @@ def _on_change_s(on_change: Any) -> int:
     return int(on_change.get("timeout_s", ON_CHANGE_S)) if isinstance(on_change, dict) else ON_CHANGE_S
 
 
-def _sent(request: Request, view: View, step: Send, args: Mapping[str, Any], timeout_s: int, now: datetime) -> Again:
+def _sent(request: Request, view: View, step: Send, args: Mapping[str, Any], timeout_s: int) -> Again:
     """The command and the host-config that points to it, made together."""
     id = new_id("cmd")
     command = {
@@ -287,8 +285,8 @@ def _sent(request: Request, view: View, step: Send, args: Mapping[str, Any], tim
         "resource": {"kind": KIND, "id": view.id, "generation": view.generation},
         "attempt": request.attempt,
         "timeout_s": timeout_s,
-        "not_after": now + START_WITHIN,
-        "due_at": now,
+        "not_after": view.read_at + START_WITHIN,
+        "due_at": view.read_at,
     }
     values: dict[str, Any] = {"command": id} | ({"current_state": "drifted"} if step.drifted else {})
     effects = (Make("command", command), Write(KIND, view.id, values))

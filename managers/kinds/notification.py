@@ -8,7 +8,7 @@ whose uplink failed, the hosts on which a config halted.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from inventory import notices
@@ -16,7 +16,6 @@ from inventory.changes import Change
 from inventory.db import Database, Tx
 from inventory.ids import new_id
 from inventory.notices import Halt, Part, Seen, Told
-from inventory.work import database_now
 from managers.reconcile import Also, AnyTrigger, Done, Effect, Make, Outcome, Request, Trigger
 
 QUEUE = "notification"
@@ -220,17 +219,16 @@ class NotificationReconciler:
                 await notices.component_counts(connection, hosts),
             )
             halts = await notices.halts(connection, [key for key in keys if not key.startswith("host-")])
-            now = await database_now(connection)
         effects += [Make("notification", message.values()) for message in [*telling.messages, *plan_halts(halts)]]
-        effects.append(Also(_told(telling, halts, now)))
+        effects.append(Also(_told(telling, halts)))
         # What is told of a batch is told together or not at all: the effects stand with its first key.
         return {key: Done(tuple(effects) if n == 0 else ()) for n, key in enumerate(keys)}
 
 
-def _told(telling: Telling, halts: Sequence[Halt], now: datetime) -> Any:
+def _told(telling: Telling, halts: Sequence[Halt]) -> Any:
     async def note(tx: Tx) -> None:
         if telling.hosts:
-            await notices.tell_hosts(tx, telling.hosts, now)
+            await notices.tell_hosts(tx, telling.hosts)
         if telling.parts:
             await notices.tell_parts(tx, telling.parts)
         if halts:

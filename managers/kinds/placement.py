@@ -7,7 +7,7 @@ sent to the device is `host_config`'s business. A host that isn't onboarded gets
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from inventory import applying
@@ -17,7 +17,7 @@ from inventory.db import Database
 from inventory.ids import new_id
 from inventory.kinds.host import HOST
 from inventory.resource import time_text
-from inventory.work import Strength, database_now
+from inventory.work import Strength
 from managers.reconcile import AnyTrigger, Done, Effect, Enqueue, Make, Outcome, Request, Trigger, Write
 from managers.rendering import Job, Rendered, Renderer
 
@@ -131,12 +131,11 @@ class PlacementReconciler:
             hosts = await applying.read_hosts(connection, ids)
             matches, unknown = await applying.matching(connection, list(hosts), configs.values())
             standing = await applying.placed(connection, list(hosts))
-            now = await database_now(connection)
         shares = {id: share_paths(configs[config] for config in matches[id]) for id in hosts}
         wanted = await self._render(hosts, shares, standing)
         outcomes: dict[str, Outcome] = {id: Done() for id in ids}
         for id, host in hosts.items():
-            outcomes[id] = Done(plan(host, wanted[id], standing[id], frozenset(unknown), now))
+            outcomes[id] = Done(plan(host, wanted[id], standing[id], frozenset(unknown), datetime.now(UTC)))
         return outcomes
 
     async def _render(

@@ -38,6 +38,7 @@ DUE = DueCommand(
     presence="online",
     host_state="onboarded",
     enrolled=True,
+    now=NOW,
 )
 SENT = replace(DUE, state="sent", sends=1, sent_session="s1")
 RUNNING = replace(SENT, state="running")

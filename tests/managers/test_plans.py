@@ -34,6 +34,7 @@ VIEW = View(
     paths=("/etc/x",),
     reported=None,
     command=None,
+    read_at=NOW,
 )
 
 

@@ -130,7 +130,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert written == standing, "a holder writes if and only if nobody has taken over"
         if known is None or not standing:
             return
-        after = settle(_held(claimed, known), outcome, Backoff(), self.bench.now, lambda low, high: high).entry
+        after = settle(_held(claimed, known, self.bench.now), outcome, Backoff(), lambda low, high: high).entry
         if after is None:
             del self.model[claimed.key]
         else:
@@ -139,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
     async def _settle(self, claimed: Claimed, outcome: Outcome) -> bool:
         async with self.bench.db.transaction() as tx:
             held = await self.bench.queue.hold(tx.raw, MANAGER, [claimed])
-            settled = [settle(h, outcome, Backoff(), self.bench.now, lambda low, high: high).entry for h in held]
+            settled = [settle(h, outcome, Backoff(), lambda low, high: high).entry for h in held]
             left = [entry for entry in settled if entry is not None]
             await self.bench.queue.finish(tx.raw, MANAGER, left, [h.key for h, e in zip(held, settled, strict=True) if e is None])
             return bool(held)
@@ -219,8 +219,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.unserved <= halted
 
 
-def _held(claimed: Claimed, known: Modelled) -> Held:
-    return Held(claimed.key, claimed.fence, claimed.attempts, known.again)
+def _held(claimed: Claimed, known: Modelled, now: datetime) -> Held:
+    return Held(claimed.key, claimed.fence, claimed.attempts, known.again, now)
 
 
 @pytest.mark.timeout(120)

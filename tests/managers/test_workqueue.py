@@ -14,8 +14,8 @@ READ_ONLY = Error("ReadOnly", "read-only file system", recoverable=True)
 OUTSIDE = Error("PathOutsideRoots", "/opt is outside", recoverable=False)
 
 
-def held(attempts: int = 0, again: Strength | None = None) -> Held:
-    return Held("k", 1, attempts, again)
+def held(attempts: int = 0, again: Strength | None = None, now: datetime = NOW) -> Held:
+    return Held("k", 1, attempts, again, now)
 
 
 def longest(low: float, high: float) -> float:
@@ -23,7 +23,7 @@ def longest(low: float, high: float) -> float:
 
 
 def settled(outcome: Done | Again | Failed, attempts: int = 0, again: Strength | None = None) -> Settled:
-    return settle(held(attempts, again), outcome, Backoff(), NOW, longest)
+    return settle(held(attempts, again), outcome, Backoff(), longest)
 
 
 def test_backoff_doubles_up_to_ten_minutes() -> None:
@@ -61,7 +61,7 @@ def test_a_recoverable_failure_backs_off_seven_times_and_halts_at_the_eighth() -
     """In virtual time: each pause follows the last, and then nothing more is due."""
     now, attempts, pauses = NOW, 0, []
     while True:
-        outcome = settle(held(attempts), Failed(READ_ONLY), Backoff(), now, longest)
+        outcome = settle(held(attempts, now=now), Failed(READ_ONLY), Backoff(), longest)
         assert outcome.entry is not None
         if outcome.fate is Fate.HALTS:
             break
