@@ -8,12 +8,15 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from fleetward import postgres
 from fleetward.settings import DEFAULT_MQTT_PORT, Up
 
 _REACH_SECONDS = 5.0
+_LEAVE_SECONDS = 1.0
+"""For a port to become free: what was killed a moment ago may hold it still."""
 
 
 class Unusable(Exception):
@@ -38,12 +41,17 @@ def check_port(host: str, port: int, flag: str) -> None:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror:
         raise Unusable(f"{host} is no address of this machine: give another --host") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise Unusable(_why_not(error, host, port, flag)) from None
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while True:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise Unusable(_why_not(error, host, port, flag)) from None
+        time.sleep(0.05)
 
 
 def _why_not(error: OSError, host: str, port: int, flag: str) -> str:

@@ -35,12 +35,11 @@ def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules)
         data.make(owner() if settings.database is None else None)
         # Held, though never read again, until this process ends.
         data.lock()
-        preflight.check(settings)
     except InUse as error:
         return _complain(f"another `fleetward up` ({error}) runs on {data.root}: stop it, or choose another --data-dir", 2)
     except PermissionError as error:
         return _complain(f"{error.filename}: permission denied: choose another --data-dir", 2)
-    except (Unusable, LookupError, postgres.PostgresError, OSError) as error:
+    except (LookupError, OSError) as error:
         return _complain(str(error), 2)
     return _supervised(settings, data, inherited, programs)
 
@@ -50,12 +49,16 @@ def _supervised(settings: Up, data: DataDir, inherited: Mapping[str, str], progr
     data.server_json.unlink(missing_ok=True)
     data.pid_file("supervisor").write_text(f"{os.getpid()}\n")
     try:
+        # First, because what is left of an earlier run may hold the ports.
         supervisor.end_orphans()
+        preflight.check(settings)
         _Start(settings, data, supervisor, inherited, programs).everything()
         supervisor.watch()
         code = 0
     except Stopped:
         code = 0
+    except Unusable as error:
+        code = _complain(str(error), 2)
     except (NotReady, postgres.PostgresError, ClientError) as error:
         code = _complain(str(error), 1)
     finally:
