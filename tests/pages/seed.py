@@ -118,7 +118,8 @@ class Seeder:
         async with self.db.transaction() as tx:
             await tx.raw.execute("INSERT INTO device_liveness (host, last_seen) VALUES ($1, $2)", id, self.now - ago)
             await tx.raw.execute(
-                "INSERT INTO device_identity (host, fingerprint, certificate, certificate_serial, expires_at, incarnation, fence, evidence, created_at) "
+                "INSERT INTO device_identity "
+                "(host, fingerprint, certificate, certificate_serial, expires_at, incarnation, fence, evidence, created_at) "
                 "VALUES ($1, $1, '', '', $2, 1, 0, '{}', $3)",
                 id,
                 self.now + timedelta(days=80),
@@ -189,7 +190,12 @@ class Seeder:
         await self.command(host, made["id"], "failed" if halted else "succeeded", message)
 
     async def command(self, host: str, id: str, state: str, message: str) -> None:
-        values = {"host": host, "verb": "config.apply", "args": {}, "resource": {"kind": "host-config", "id": id, "generation": 1}}
+        values: dict[str, Any] = {
+            "host": host,
+            "verb": "config.apply",
+            "args": {},
+            "resource": {"kind": "host-config", "id": id, "generation": 1},
+        }
         values |= {"state": state, "not_after": self.now + timedelta(minutes=5), "started_at": self.now - timedelta(minutes=12)}
         values["finished_at"] = self.now - timedelta(minutes=12)
         error = {"code": "PathOutsideRoots", "message": message, "recoverable": False}

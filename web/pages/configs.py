@@ -56,7 +56,7 @@ async def _page(config: Resource, *, status: int = 200, refusal: str = "") -> Re
     here, mine = services(), f"config = {quoted(config['id'])}"
     work, placed, (lines, _) = await asyncio.gather(
         overview.work_of_configs(here.db, [config["id"]]),
-        here.store.list("host-config", ListQuery(mine, "status.halted desc, updated_at desc", PLACED_SHOWN)),
+        here.store.list("host-config", ListQuery(mine, "status.halted desc, status.indicator, updated_at desc", PLACED_SHOWN)),
         newest(STORY, ids=[config["id"]]),
     )
     unsettled = [each for each in placed.items if (each["status"] or {}).get("indicator") != "idle"][:20]

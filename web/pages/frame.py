@@ -1,6 +1,6 @@
 """What every page shares: who is signed in, the frame around the content, filters of the templates, and errors as pages.
 
-A page is `await page("x.html", "Title", …)` after `await person()`. Strangers are sent to sign in and come back. `position` is taken
+A page is `await page("x.html", "Title", …)` after `await person()`. Strangers are sent to sign in, and come back. `position` is taken
 before anything is read, so that the stream that the page opens misses nothing that happened since.
 """
 
@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 from quart import Quart, Response, redirect, render_template, request
 from quart.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
 
 from inventory import overview
 from inventory.access import Action, allowed
@@ -19,7 +18,7 @@ from web import json
 from web.identity import Identity, identify, require
 from web.pages import formats, story
 from web.pages.assets import asset
-from web.problems import Body, Unauthenticated
+from web.problems import Body
 from web.services import services
 
 THEMES = ("system", "light", "dark")
@@ -41,24 +40,9 @@ SAID = {
 """What a page says after something was done, by the word in its URL. Texts of the URL itself are never shown."""
 
 
-class SignInFirst(HTTPException):
-    """A stranger asked for a page."""
-
-    code = 303
-
-    def get_response(self, *_: Any, **__: Any) -> Any:
-        wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
-        return redirect("/login?" + urlencode({"next": wanted}), 303)
-
-
 async def person(action: Action | None = None) -> Identity:
-    """Who is looking, with the right to. Raises SignInFirst for a stranger, Forbidden (403)."""
-    try:
-        if await identify() is None:
-            raise SignInFirst
-        return await require(action)
-    except Unauthenticated:
-        raise SignInFirst from None
+    """Who is looking, with the right to. Raises Unauthenticated, which sends a browser to sign in and come back; Forbidden (403)."""
+    return await require(action)
 
 
 async def page(template: str, title: str, *, status: int = 200, **more: Any) -> Response:
@@ -130,7 +114,8 @@ async def problem(body: Body) -> ResponseReturnValue:
     except InventoryError:
         identity = None
     if body["status"] == 401 or (identity is None and body["status"] not in (404, 503)):
-        return redirect("/login?" + urlencode({"next": request.path if request.method == "GET" else "/"}), 303)
+        wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+        return redirect("/login?" + urlencode({"next": wanted}), 303)
     more = {"problem": body, "next_step": NEXT.get(body["status"], "The server's log says more."), "identity": identity}
     try:
         unread = await overview.unread(services().db) if identity is not None else 0

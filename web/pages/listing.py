@@ -3,6 +3,7 @@
 Shared by the hosts page and by the plain tables. The store does the listing; nothing here knows a kind.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ TRAIL = 40
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Why a filter or order can't be used. `before`, `at`: the text around the place, where there is one."""
+    """Why a filter or order can't be used. `before`, `token`, `after`: the text by its place, where there is one."""
 
     detail: str
     text: str
@@ -33,8 +34,15 @@ class Wrong:
         return self.text[: (self.column or 1) - 1]
 
     @property
-    def at(self) -> str:
-        return self.text[(self.column or 1) - 1 :] or " "
+    def token(self) -> str:
+        """The word or sign that is wrong; a blank at the end of the text, where something is missing."""
+        rest = self.text[(self.column or 1) - 1 :]
+        found = re.match(r"[\w.-]+|.", rest, re.DOTALL)
+        return found[0] if found else " "
+
+    @property
+    def after(self) -> str:
+        return self.text[(self.column or 1) - 1 + len(self.token) :]
 
 
 @dataclass(frozen=True, slots=True)

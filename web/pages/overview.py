@@ -9,6 +9,7 @@ from inventory.store import ListQuery
 from web.hub import PUBLISHED
 from web.pages.frame import page, person
 from web.pages.narration import newest
+from web.pages.story import gathered
 from web.services import services
 
 blueprint = Blueprint("overview", __name__)
@@ -16,6 +17,8 @@ blueprint = Blueprint("overview", __name__)
 TOLD_KINDS = PUBLISHED - {"notification", "command"}
 """Notifications have their own place, and commands are told by what they bring about."""
 NEEDS_SHOWN = 8
+READ, TOLD = 200, 14
+"""Changes that are read, and lines that are told of them."""
 
 
 @blueprint.get("/")
@@ -25,7 +28,7 @@ async def show() -> Response:
     fleet, versions, (lines, _), halted, waiting, unread = await asyncio.gather(
         overview.fleet(here.db),
         overview.versions(here.db),
-        newest(14, kinds=TOLD_KINDS),
+        newest(READ, kinds=TOLD_KINDS),
         here.store.list("host-config", ListQuery("status.halted = true", "updated_at desc", NEEDS_SHOWN)),
         here.store.list("host", ListQuery('desired_state = "registered"', "created_at desc", NEEDS_SHOWN)),
         here.store.list("notification", ListQuery('read_at = null AND NOT severity = "info"', "created_at desc", NEEDS_SHOWN)),
@@ -37,7 +40,7 @@ async def show() -> Response:
         "Overview",
         fleet=fleet,
         versions=versions,
-        lines=lines,
+        groups=gathered((line for line in lines if line.verb != "reported"), TOLD),
         halted=halted.items,
         waiting=waiting.items,
         alerts=unread.items,

@@ -73,6 +73,30 @@ def tell(change: Change, names: Mapping[str, str]) -> Line:
     )
 
 
+@dataclass(slots=True)
+class Group:
+    """What happened to many at once, told as one: the newest line of it, and the hosts by id and name, newest first."""
+
+    line: Line
+    hosts: dict[str, str]
+    times: int = 1
+
+
+def gathered(lines: Iterable[Line], most: int) -> list[Group]:
+    """Lines that say the same of different hosts as one, in the order of the newest of each."""
+    groups: dict[tuple[str, ...], Group] = {}
+    for line in lines:
+        here = {line.change.host: line.host} if line.change.host and line.host else {}
+        key = (line.change.kind, line.name, line.verb, line.actor, "" if here else line.change.id)
+        found = groups.get(key)
+        if found is not None:
+            found.hosts |= here
+            found.times += 1
+        elif len(groups) < most:
+            groups[key] = Group(line, here)
+    return list(groups.values())
+
+
 def mentioned(changes: Iterable[Change]) -> tuple[set[str], set[str]]:
     """The ids of the hosts and of the configs whose names `tell` needs."""
     hosts, configs = set[str](), set[str]()

@@ -15,6 +15,21 @@ startForms();
 startArrivals();
 startLive();
 
+// What htmx fetched was refused: nothing was swapped, so that somebody has to say so.
+document.addEventListener("htmx:responseError", ({ detail }) => {
+  if (detail.xhr.status === 401) location.reload();
+  else toast({ severity: "error", message: problemWords(detail.xhr) });
+});
+document.addEventListener("htmx:sendError", () => toast({ severity: "error", message: "The server can't be reached. What you see may be old." }));
+
+function problemWords(answer) {
+  try {
+    return JSON.parse(answer.responseText).detail;
+  } catch {
+    return `The server answered ${answer.status}.`;
+  }
+}
+
 const said = document.querySelector("[data-said]");
 if (said) {
   toast({ severity: "good", message: said.textContent });
