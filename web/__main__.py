@@ -101,7 +101,11 @@ async def _run(settings: Settings, address: Address) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    bound = serving.listen(address)
+    try:
+        bound = serving.listen(address)
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        raise Misconfigured(f"{address.host} port {address.port}: {words}: choose another --host or --port") from error
     try:
         await _database(settings.database, stop)
         if not stop.is_set():

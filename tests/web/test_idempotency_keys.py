@@ -92,7 +92,7 @@ async def test_a_key_is_free_again_after_a_day(site: Site) -> None:
         await client.delete("/api/v1/enrollment-tokens/a")
         db = await Database.open(site.database, application="test", pool_size=1)
         async with db.transaction() as tx:
-            await tx.raw.execute("UPDATE idempotency SET created_at = $1", datetime.now(UTC) - timedelta(hours=24, seconds=1))
+            await tx.raw.execute("UPDATE idempotency SET expires_at = $1", datetime.now(UTC) - timedelta(seconds=1))
         await db.close()
         second = await client.post("/api/v1/enrollment-tokens", json={"name": "a"}, headers=KEY)
     assert second.status_code == 201
