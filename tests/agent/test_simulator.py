@@ -1,0 +1,131 @@
+"""The simulator: many real decisions over invented hosts, changeable while it runs, resuming after a restart."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.messages import CommandState, ResourceRef
+from edge_agent.simulated.control import OPERATIONS, tell
+from edge_agent.simulated.hardware import Hardware
+from tests.agent.conftest import ROOT
+from tests.agent.fleet import Fleet, eventually
+from tests.agent.test_agent_device import config
+
+COUNT = 12
+
+
+class Simulator:
+    def __init__(self, fleet: Fleet, state: Path) -> None:
+        self.fleet = fleet
+        self.state = state
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["--count", str(COUNT), "--server", self.fleet.url, "--token", "good-token", "--state-dir", str(self.state), "--seed", "7"]
+        self.process = subprocess.Popen([sys.executable, "-m", "edge_agent.simulator", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(15)
+
+    def tell(self, **request: Any) -> Any:
+        answer = json.loads(tell(self.state / "control.sock", json.dumps(request)))
+        assert answer["ok"], answer
+        return answer
+
+    def device(self, index: int) -> str:
+        return str(self.tell(op="show", device=index)["results"][0]["device"])
+
+    def all_in(self) -> bool:
+        servers = list(self.fleet.devices.values())
+        return len(servers) == COUNT and all(s.online and len(s.sections) == 15 and not s.lacking() for s in servers)
+
+
+@pytest.fixture
+def simulator(fleet: Fleet, tmp_path: Path) -> Iterator[Simulator]:
+    simulator = Simulator(fleet, tmp_path / "simulator")
+    simulator.start()
+    eventually(simulator.all_in, "all online")
+    yield simulator
+    if simulator.process is not None and simulator.process.poll() is None:
+        simulator.process.kill()
+        simulator.process.wait()
+
+
+def test_a_fleet_lives_through_changes_commands_and_a_restart(simulator: Simulator, fleet: Fleet) -> None:
+    """Disks come and go, configs are applied and drift, devices vanish, reboot and resume with the same identities."""
+    one, two = simulator.device(1), simulator.device(2)
+    before = dict(fleet.server(one).sections)
+    simulator.tell(op="add-disk", device=1)
+    eventually(lambda: fleet.server(one).sections["storage"] != before["storage"], "a new disk")
+    simulator.tell(op="remove-nic", device=one)
+    eventually(lambda: fleet.server(one).sections["network"] != before["network"], "a NIC gone")
+
+    resource = ResourceRef(kind="host-config", id="hcfg-1", generation=1)
+    simulator.tell(op="fail", device=2, code="ReadOnly", times=1)
+    fleet.order(two, "cmd-1", args=config(Path("/etc/motd"), "x"), resource=resource)
+    result = eventually(lambda: fleet.server(two).final("cmd-1"), "it fails as told")
+    assert result.error is not None and result.error.code == "ReadOnly"
+    fleet.order(two, "cmd-2", args=config(Path("/etc/motd"), "x"), resource=resource)
+    eventually(lambda: fleet.server(two).final("cmd-2"), "then it works")
+    assert fleet.server(two).items["hcfg-1"].state == "present"
+    assert fleet.server(two).final("cmd-2").state is CommandState.SUCCEEDED  # type: ignore[union-attr]
+    simulator.tell(op="drift", device=2)
+    eventually(lambda: fleet.server(two).items["hcfg-1"].state == "drifted", "drift")
+
+    simulator.tell(op="offline", device=[1, 2])
+    eventually(lambda: not fleet.server(one).online and not fleet.server(two).online, "their Wills")
+    simulator.tell(op="online", device=[1, 2])
+    boots = {presence.boot_id for presence in fleet.server(one).presences}
+    simulator.tell(op="reboot", device=1)
+    eventually(lambda: fleet.server(one).online and fleet.server(one).presences[-1].boot_id not in boots, "another boot")
+
+    assert simulator.stop() == 0
+    eventually(lambda: not any(s.online for s in fleet.devices.values()), "goodbye of all")
+    requests = len(fleet.requests)
+    simulator.start()
+    eventually(lambda: all(s.online for s in fleet.devices.values()), "back again")
+    assert len(fleet.requests) == requests and simulator.device(1) == one
+
+
+def test_a_wrong_request_is_answered_with_what_is_wrong(simulator: Simulator) -> None:
+    """The control socket never dies of its input."""
+    path = simulator.state / "control.sock"
+    for request, why in (
+        ("nonsense", ""),
+        ('{"op": "fly", "device": 1}', "op"),
+        ('{"op": "show", "device": 99}', "device"),
+        ("[]", "object"),
+    ):
+        answer = json.loads(tell(path, request))
+        assert answer["ok"] is False and why in answer["error"]
+    assert simulator.tell(op="stats")["connected"] == COUNT
+
+
+def test_a_broker_restart_brings_all_back(simulator: Simulator, fleet: Fleet) -> None:
+    """Each with a session of its own, by itself."""
+    sessions = {device: server.session for device, server in fleet.devices.items()}
+    fleet.broker.kill()
+    fleet.broker.start()
+    eventually(lambda: all(s.online and s.session != sessions[d] for d, s in fleet.devices.items()), "all reconnected", 30)
+
+
+def test_hardware_follows_from_seed_and_number_alone() -> None:
+    """The same device after a restart; another one for another seed; no key twice in a fleet."""
+    assert Hardware(1, 5).sections() == Hardware(1, 5).sections() != Hardware(2, 5).sections()
+    keys = [each["key"] for n in range(300) for each in (*Hardware(1, n).disks(), *Hardware(1, n).nics())]
+    assert len(set(keys)) == len(keys)
+    assert len({Hardware(1, n).sections()["cpu"]["model"] for n in range(50)}) > 3
+
+
+def test_every_operation_is_documented() -> None:
+    """docs/agent.md lists what the control socket understands."""
+    text = (ROOT / "docs" / "agent.md").read_text()
+    for operation in OPERATIONS:
+        assert f"`{operation}`" in text, operation
