@@ -8,6 +8,7 @@ CREATE SEQUENCE work_fences AS bigint;
 """
 
 TOLD = """
+ALTER TABLE host_config ALTER COLUMN told_halted SET DEFAULT false;
 ALTER TABLE host_told ADD FOREIGN KEY (host) REFERENCES host (id) ON DELETE CASCADE;
 CREATE INDEX command_active ON command (host) WHERE state IN ('queued', 'sent', 'accepted', 'running');
 CREATE INDEX command_active_due ON command (due_at) WHERE state IN ('queued', 'sent', 'accepted', 'running');
