@@ -57,8 +57,8 @@ class Opened:
 
 
 def new_secret() -> str:
-    """256 random bits, as 43 characters that need no quoting."""
-    return secrets.token_urlsafe(32)
+    """256 random bits, in characters that need no quoting. Never with a dash in front, which a command line would take for an option."""
+    return "fws_" + secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:

@@ -20,7 +20,7 @@ from inventory.store import Store
 from inventory.writer import Writer
 
 KEPT = timedelta(hours=24)
-"""How long an answer is kept."""
+"""How long an answer is kept at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,14 @@ class Claim:
     key: str
     digest: str
     at: datetime
+    until: datetime
 
     @classmethod
-    def of(cls, actor: Actor, key: str, request: str, body: Any, at: datetime) -> "Claim":
-        """request: what was asked besides the body (method and path). One actor's keys are nothing to another's."""
+    def of(cls, actor: Actor, key: str, request: str, body: Any, at: datetime, valid_until: datetime | None = None) -> "Claim":
+        """request: what was asked besides the body (method and path). One actor's keys are nothing to another's. valid_until: how long the
+        request itself may be repeated by whoever holds it, such as a signed intent; the answer is kept for as long."""
         bound = hashlib.sha256("\0".join((actor.type, actor.name, key)).encode()).hexdigest()
-        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at)
+        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at, max(at + KEPT, valid_until or at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ async def once(store: Store, claim: Claim, act: Callable[[Writer], Awaitable[tup
     Raises what `act` raises, and Invalid (422) where the key was used for something else."""
 
     async def attempt(w: Writer) -> Answer:
-        if await w.tx.raw.fetchval(SQL["claim_idempotency_key"], claim.key, claim.digest, claim.at, claim.at - KEPT) is None:
+        if await w.tx.raw.fetchval(SQL["claim_idempotency_key"], claim.key, claim.digest, claim.at, claim.until) is None:
             return await _kept(w.tx, claim)
         status, body = await act(w)
         # As text within the JSON, because JSONB would not keep the order of the members.
@@ -65,14 +67,14 @@ async def once(store: Store, claim: Claim, act: Callable[[Writer], Awaitable[tup
 
 async def _kept(tx: Tx, claim: Claim) -> Answer:
     row = await tx.raw.fetchrow("SELECT digest, status, body, created_at FROM idempotency WHERE key = $1", claim.key)
-    assert row is not None, "the key was there a statement ago, and rows are deleted only after a day"
+    assert row is not None, "the key was there a statement ago, and rows are deleted a day after they have run out"
     if row["digest"] != claim.digest:
-        words = "was used for another request within the last 24 hours; take a new key"
+        words = "was used for another request; take a new key"
         raise Invalid(f"Idempotency-Key: {words}", errors=(Problem("Idempotency-Key", words),))
     return Answer(row["status"], loads(loads(row["body"])), row["created_at"])
 
 
 async def forget(store: Store, now: datetime) -> None:
-    """Delete the answers that are older than a day."""
+    """Delete the answers that are no longer kept."""
     async with store.db.transaction() as tx:
-        await tx.raw.execute("DELETE FROM idempotency WHERE created_at < $1", now - 2 * KEPT)
+        await tx.raw.execute("DELETE FROM idempotency WHERE expires_at < $1", now - KEPT)

@@ -28,7 +28,7 @@ from inventory import integrations
 from inventory.actor import Actor
 from inventory.db import dumps
 from inventory.errors import BadRequest, Conflict, Forbidden, Invalid, InventoryError, NotFound, Problem
-from inventory.idempotency import KEPT, Claim, once
+from inventory.idempotency import Claim, once
 from inventory.integrations import Integration
 from inventory.kinds import BY_NAME
 from inventory.resource import time_text
@@ -85,7 +85,7 @@ class Intents:
         if kind is None:
             raise NotFound(f"there is no kind {topic.kind!r}")
         actor = Actor.integration(who.name)
-        claim = Claim.of(actor, intent.correlation, f"intent {topic.kind} {topic.id}", intent.patch, now)
+        claim = Claim.of(actor, intent.correlation, f"intent {topic.kind} {topic.id}", intent.patch, now, intent.not_after)
 
         async def patch(w: Writer) -> tuple[int, Any]:
             id = await w.patch(kind, topic.id, intent.patch, actor, None)
@@ -120,8 +120,6 @@ def read_intent(who: Integration, topic: IntentTopic, payload: bytes, now: datet
     intent = Intent(_correlation(body), _patch(body), _not_after(body))
     if intent.not_after <= now:
         raise Conflict("the intent came after its not_after: it was not done")
-    if intent.not_after > now + KEPT:
-        raise _invalid("not_after", "must lie within the next 24 hours")
     return intent
 
 

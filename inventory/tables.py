@@ -264,13 +264,14 @@ class Integration(Model):
 
 
 class Idempotency(Model):
-    """The answer given to an idempotency key, for 24 hours. `digest` is of the request, so that another body is noticed."""
+    """The answer given to an idempotency key, until `expires_at`. `digest` is of the request, so that another body is noticed."""
 
     key = CharField(max_length=256, primary_key=True)
     digest = CharField(max_length=64)
     status = fields.IntField()
     body: Any = fields.JSONField(null=True)
     created_at = DatetimeField()
+    expires_at = DatetimeField()
 
     class Meta:
         table = "idempotency"

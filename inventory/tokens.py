@@ -13,15 +13,19 @@ import secrets
 from datetime import datetime
 
 
+PREFIX = "fwt_"
+"""A secret is told by it in logs and scanners, and never begins with a dash, which a command line would take for an option."""
+
+
 def random_secret() -> str:
-    """256 random bits, in 43 characters that need no quoting."""
-    return secrets.token_urlsafe(32)
+    """256 random bits, in characters that need no quoting."""
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 def derived_secret(key: bytes, claim: str, at: datetime) -> str:
     """The same for the same claim of an idempotency key, taken at the same time; anything else tells nothing of it."""
     message = f"enrollment-token\n{claim}\n{at.isoformat()}".encode()
-    return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).decode().rstrip("=")
+    return PREFIX + base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).decode().rstrip("=")
 
 
 def stored_hash(secret: str) -> str:

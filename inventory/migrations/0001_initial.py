@@ -372,6 +372,7 @@ class Migration(migrations.Migration):
                 ("status", fields.IntField()),
                 ("body", fields.JSONField(null=True, encoder=functools.partial(dumps, separators=(",", ":")), decoder=loads)),
                 ("created_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ("expires_at", fields.DatetimeField(auto_now=False, auto_now_add=False)),
             ],
             options={
                 "table": "idempotency",

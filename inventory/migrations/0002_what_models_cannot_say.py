@@ -56,7 +56,7 @@ CREATE INDEX enrollment_token_site ON enrollment_token (site);
 CREATE INDEX work_due ON work (manager, due_at) WHERE NOT halted;
 CREATE INDEX device_log_at ON device_log (host, at);
 CREATE INDEX sessions_user ON sessions ("user");
-CREATE INDEX idempotency_created ON idempotency (created_at);
+CREATE INDEX idempotency_expires ON idempotency (expires_at);
 """
 
 STORAGE = """

@@ -101,11 +101,8 @@ def test_nothing_is_lost_when_anything_is_killed(fragile: Installation) -> None:
     children = psutil.Process(fragile.process.pid).children(recursive=True) if fragile.process else []
     assert len(children) >= len(SERVICES)
     os.kill(fragile.pid("supervisor"), signal.SIGKILL)
-    until(
-        lambda: not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE],
-        15,
-        "no orphan to be left",
-    )
+    _, left = psutil.wait_procs(children, 15)
+    assert left == [], "no orphan may be left"
     fragile.start()
     ask_on(intents, 10)
     intents.enough.set()

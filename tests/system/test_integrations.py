@@ -95,7 +95,7 @@ def test_mosquitto_sub_sees_events(installation: Installation, tmp_path: Path) -
     tls = ("--cafile", f"{directory}/ca.crt", "--cert", f"{directory}/client.crt", "--key", f"{directory}/client.key")
     where = ("-h", "127.0.0.1", "-p", str(installation.mqtt), "-i", name, "-W", "20", "-C", "1", "-d")
     watcher = subprocess.Popen(
-        ["mosquitto_sub", *where, *tls, "-t", "fleet/v1/events/region/#"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["stdbuf", "-oL", "mosquitto_sub", *where, *tls, "-t", "fleet/v1/events/region/#"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert watcher.stdout is not None
     lines: list[str] = []
@@ -118,7 +118,8 @@ def test_a_signed_intent_gets_its_reply(installation: Installation, erp: Program
     for _ in range(3):
         erp.ask("region", region["id"], signed)
     reply = erp.reply("c-1")
-    assert reply["status"] == 200 and reply["resource"]["title"] == "From ERP"
+    assert reply["status"] == 200, reply
+    assert reply["resource"]["title"] == "From ERP"
     event = until(
         lambda: next((b for t, b in erp.received if b.get("id") == region["id"] and b.get("op") == "updated"), None), 10, "the event"
     )
