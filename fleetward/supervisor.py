@@ -121,6 +121,13 @@ class Supervisor:
                 if self._children[name].failures >= _HOPELESS or time.monotonic() > deadline:
                     raise NotReady(f"{name} did not start: {self._last_words(name)}")
 
+    def pause(self, seconds: float) -> None:
+        """Let time pass, keeping everything running meanwhile. Raises Stopped."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._pause(min(left, self._next_look()))
+            self._look()
+
     def run(self, name: str, command: tuple[str, ...], environment: Mapping[str, str], seconds: float) -> str:
         """Run a step to its end; its standard output. Its standard error goes to the log. Raises NotReady, or Stopped (the step is
         ended then)."""

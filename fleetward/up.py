@@ -12,11 +12,13 @@ Source: contract.md section 1.
 import json
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fleetward import local_agent, postgres, preflight
-from fleetward.client import Client, ClientError
+from fleetward.client import ApiError, Client, ClientError, Unreachable
 from fleetward.layout import DataDir, InUse
 from fleetward.owner import owner
 from fleetward.preflight import Unusable
@@ -26,6 +28,9 @@ from fleetward.supervisor import NotReady, Stopped, Supervisor
 
 _START_SECONDS = 120.0
 """For each stage of the start; slow disks and first migrations included."""
+_AWAY_SECONDS = 20.0
+"""For an API that was ready and does not answer: it is started again within 5."""
+T = TypeVar("T")
 
 
 def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules) -> int:
@@ -139,14 +144,29 @@ class _Start:
         if self.settings.agent:
             local_agent.configure(self.data)
             if local_agent.enrolled_as(self.data) is None:
-                secret = local_agent.token(client, 1)
-                self.supervisor.run("agent", local_agent.enroll_command(table, secret), table.base_environment(), _START_SECONDS)
+                self._patiently(lambda: self._enroll(table, local_agent.token(client, 1)))
             self.supervisor.start(table.agent())
             _say(f"agent: {local_agent.enrolled_as(self.data)}")
         if self.settings.simulate:
             self.data.simulator.mkdir(mode=0o700, exist_ok=True)
-            self.supervisor.start(table.simulator(local_agent.token(client, self.settings.simulate)))
+            secret = self._patiently(lambda: local_agent.token(client, self.settings.simulate))
+            self.supervisor.start(table.simulator(secret))
             _say(f"simulator: {self.settings.simulate} devices")
+
+    def _enroll(self, table: Table, secret: str) -> None:
+        self.supervisor.run("agent", local_agent.enroll_command(table, secret), table.base_environment(), _START_SECONDS)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Again while the API is away for a moment (killed, and started again); at last, what went wrong."""
+        deadline = time.monotonic() + _AWAY_SECONDS
+        while True:
+            try:
+                return ask()
+            except (Unreachable, NotReady, ApiError) as error:
+                refused = isinstance(error, ApiError) and error.status < 500
+                if refused or time.monotonic() > deadline:
+                    raise
+            self.supervisor.pause(1.0)
 
     def _sign_in(self) -> None:
         if self.data.first_password.exists():
