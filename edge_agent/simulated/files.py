@@ -8,7 +8,7 @@ from edge_agent.appliers import Refusal
 from edge_agent.appliers.config import KIND, parse_files
 from edge_agent.signals import Failed, Outcome, Run, Succeeded
 
-ROOTS = (Path("/etc"), Path("/opt"), Path("/srv"), Path("/var/lib"))
+ROOTS = tuple(Path(path) for path in ("/etc", "/opt", "/srv", "/var", "/usr/local", "/home", "/tmp"))
 
 
 @dataclass(slots=True)

@@ -47,9 +47,18 @@ class Simulator:
         return len(servers) == COUNT and all(s.online and len(s.sections) == 15 and not s.lacking() for s in servers)
 
 
-@pytest.fixture
-def simulator(fleet: Fleet, tmp_path: Path) -> Iterator[Simulator]:
-    simulator = Simulator(fleet, tmp_path / "simulator")
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One for all tests here; each leaves every device online."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.start()
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(scope="module")
+def simulator(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    simulator = Simulator(fleet, tmp_path_factory.mktemp("simulator"))
     simulator.start()
     eventually(simulator.all_in, "all online")
     yield simulator
