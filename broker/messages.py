@@ -514,8 +514,7 @@ class Envelope:
 
 def now_text(at: datetime | None = None) -> str:
     """RFC 3339, UTC, milliseconds."""
-    at = (at or datetime.now(UTC)).astimezone(UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    return (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def canonical(value: Any) -> bytes:

@@ -29,8 +29,7 @@ _DEEP = frozenset({"labels", "effective_labels", "status"})
 
 def time_text(at: datetime) -> str:
     """RFC 3339, UTC, milliseconds."""
-    at = at.astimezone(UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def column(field: Field) -> str:
@@ -65,8 +64,11 @@ def from_row(kind: Kind, row: ReadRow, *, hidden: bool = False) -> Resource:
     resource: Resource = {"id": row["id"], "kind": kind.name}
     there = set(row.keys())
     for field in kind.fields:
-        if field.name in there and (hidden or not field.hidden):
-            resource[field.name] = shown(field, row[field.name])
+        name = field.name
+        if name in there and (hidden or not field.hidden):
+            value = row[name]
+            plain = value is None and field.scalar is not Scalar.LABELS
+            resource[name] = value if plain or type(value) is int else shown(field, value)
     return resource
 
 
