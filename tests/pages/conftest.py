@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -43,8 +44,6 @@ class Fleet:
     at: Seeder = field(init=False)
 
     def __post_init__(self) -> None:
-        from datetime import UTC, datetime
-
         self.at = Seeder(self.db, datetime.now(UTC))
         self.at.made = self.made
 
@@ -60,19 +59,25 @@ def _coroutine(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     return work
 
 
-@pytest.fixture(scope="module")
-def fleet(databases: Databases, migrated: str) -> Iterator[Fleet]:
-    """The seeded site of this module."""
+@pytest.fixture(scope="session")
+def seeded(databases: Databases, migrated: str) -> tuple[str, Seeded]:
+    """The name of a database with accounts and the seed, to copy from, and what is in it."""
     name = databases.create(migrated)
-    url = databases.url(name)
+    asyncio.run(people(databases.url(name)))
+    return name, asyncio.run(seed(databases.url(name)))
+
+
+@pytest.fixture(scope="module")
+def fleet(databases: Databases, seeded: tuple[str, Seeded]) -> Iterator[Fleet]:
+    """The seeded site of this module."""
+    template, made = seeded
+    name = databases.create(template)
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="seed")
     thread.start()
     try:
-        with running(url) as site:
-            asyncio.run_coroutine_threadsafe(people(url), loop).result(20)
-            made = asyncio.run_coroutine_threadsafe(seed(url), loop).result(60)
-            db = asyncio.run_coroutine_threadsafe(Database.open(url, application="test-pages", pool_size=2), loop).result(10)
+        with running(databases.url(name)) as site:
+            db = asyncio.run_coroutine_threadsafe(Database.open(site.database, application="test-pages", pool_size=2), loop).result(10)
             yield Fleet(site, made, loop, db)
             asyncio.run_coroutine_threadsafe(db.close(), loop).result(10)
     finally:

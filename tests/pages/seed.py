@@ -11,8 +11,10 @@ from typing import Any
 
 from inventory.actor import Actor
 from inventory.db import Database
-from inventory.resource import Resource, time_text
+from inventory.kinds import BY_NAME
+from inventory.resource import time_text
 from inventory.store import Store
+from inventory.writer import Writer
 
 ADMIN = Actor.user("admin", "admin", "192.0.2.10")
 SYSTEM = Actor.system()
@@ -52,30 +54,53 @@ class Seeded:
 
 
 class Seeder:
-    """Writes in the roles that own the fields."""
+    """Writes in the roles that own the fields: all of the seed in one transaction, single writes each in its own."""
 
     def __init__(self, db: Database, now: datetime) -> None:
         self.db, self.now, self.store = db, now, Store(db)
         self.made = Seeded({}, {}, {}, {})
+        self._open: Writer | None = None
 
     async def all(self, count: int = 30) -> Seeded:
-        await self.places()
-        for number in range(count):
-            await self.host(number)
-        await self.hostile()
-        await self.configs()
-        await self.notes()
+        async with self.store.transaction() as self._open:
+            await self.places()
+            for number in range(count):
+                await self.host(number)
+            await self.hostile()
+            await self.configs()
+            await self.notes()
+        self._open = None
         return self.made
+
+    async def create(self, kind: str, body: dict[str, Any]) -> str:
+        if self._open is None:
+            return str((await self.store.create(kind, body, ADMIN))["id"])
+        return await self._open.create(BY_NAME[kind], body, ADMIN)
+
+    async def make(self, kind: str, values: dict[str, Any], actor: Actor) -> str:
+        if self._open is None:
+            return str((await self.store.make(kind, values, actor))["id"])
+        return await self._open.make(BY_NAME[kind], values, actor)
+
+    async def write(self, kind: str, id: str, values: dict[str, Any], actor: Actor) -> None:
+        if self._open is None:
+            await self.store.write(kind, id, values, actor)
+        else:
+            await self._open.write(BY_NAME[kind], id, values, actor)
+
+    async def execute(self, statement: str, *values: Any) -> None:
+        assert self._open is not None, "the narrow tables are filled by the seed only"
+        await self._open.tx.raw.execute(statement, *values)
 
     async def places(self) -> None:
         for name, title, parent, labels in PLACES:
-            made = await self.store.create("region", {"name": name, "title": title, "parent": parent, "labels": labels}, ADMIN)
-            self.made.regions[name] = made["id"]
+            made = await self.create("region", {"name": name, "title": title, "parent": parent, "labels": labels})
+            self.made.regions[name] = made
         for name, title, region, zone, address in SITES:
             body = {"name": name, "title": title, "region": region, "timezone": zone, "address": address}
-            self.made.sites[name] = (await self.store.create("site", body, ADMIN))["id"]
+            self.made.sites[name] = await self.create("site", body)
 
-    async def host(self, number: int) -> Resource:
+    async def host(self, number: int) -> str:
         role, site = ROLES[number % len(ROLES)], SITES[number % len(SITES)][0]
         name = f"{role}-{number // len(ROLES) + 1}"
         vendor, product, cpu, arch, cores, threads, memory, system, version, kernel = MACHINES[number * 7 % len(MACHINES)]
@@ -87,8 +112,8 @@ class Seeder:
             "labels": {"role": role, "line": str(number % 5 + 1)},
             "desired_state": "registered" if waiting else "onboarded",
         }
-        made = await self.store.create("host", body, ADMIN)
-        self.made.hosts[name] = made["id"]
+        made = await self.create("host", body)
+        self.made.hosts[name] = made
         facts: dict[str, Any] = {"vendor": vendor, "product": product, "cpu_model": cpu, "arch": arch, "cpu_sockets": 1}
         facts |= {"cpu_cores": cores, "cpu_threads": threads, "memory_bytes": memory * GIB - 412_000_000, "disk_bytes": 512_110_190_592}
         facts |= {"os_name": system, "os_version": version, "kernel": kernel, "hostname": name, "boot_id": f"boot-{number}"}
@@ -103,28 +128,27 @@ class Seeder:
         }
         presence = "never" if number == 29 else PRESENCES[number % len(PRESENCES)]
         if presence != "never":
-            await self.store.write("host", made["id"], facts, Actor.device(made["id"]))
-        await self.heard(made["id"], presence, number)
-        await self.settle("host", made["id"], "host", {"current_state": "registered" if waiting else "onboarded"}, "Reconciled")
+            await self.write("host", made, facts, Actor.device(made))
+        await self.heard(made, presence, number)
+        await self.settle("host", made, "host", {"current_state": "registered" if waiting else "onboarded"}, "Reconciled")
         if presence != "never":
-            await self.hardware(made["id"], number, memory)
+            await self.hardware(made, number, memory)
         return made
 
     async def heard(self, id: str, presence: str, number: int) -> None:
-        await self.store.write("host", id, {"presence": presence}, Actor.inventory())
+        await self.write("host", id, {"presence": presence}, Actor.inventory())
         if presence == "never":
             return
         ago = {"online": timedelta(seconds=number % 30), "stale": timedelta(seconds=70)}.get(presence, timedelta(hours=3, minutes=number))
-        async with self.db.transaction() as tx:
-            await tx.raw.execute("INSERT INTO device_liveness (host, last_seen) VALUES ($1, $2)", id, self.now - ago)
-            await tx.raw.execute(
-                "INSERT INTO device_identity "
-                "(host, fingerprint, certificate, certificate_serial, expires_at, incarnation, fence, evidence, created_at) "
-                "VALUES ($1, $1, '', '', $2, 1, 0, '{}', $3)",
-                id,
-                self.now + timedelta(days=80),
-                self.now - timedelta(days=10),
-            )
+        await self.execute("INSERT INTO device_liveness (host, last_seen) VALUES ($1, $2)", id, self.now - ago)
+        await self.execute(
+            "INSERT INTO device_identity "
+            "(host, fingerprint, certificate, certificate_serial, expires_at, incarnation, fence, evidence, created_at) "
+            "VALUES ($1, $1, '', '', $2, 1, 0, '{}', $3)",
+            id,
+            self.now + timedelta(days=80),
+            self.now - timedelta(days=10),
+        )
 
     async def settle(self, kind: str, id: str, manager: str, values: dict[str, Any], reason: str, **more: Any) -> None:
         indicator = {"Reconciled": "idle", "Pending": "in_progress", "WaitingForDevice": "in_progress", "Deleting": "in_progress"}.get(
@@ -137,25 +161,25 @@ class Seeder:
             "halted": False,
             "since": time_text(self.now - timedelta(minutes=12)),
         }
-        await self.store.write(kind, id, {**values, "status": status | more}, Actor.manager(manager))
+        await self.write(kind, id, {**values, "status": status | more}, Actor.manager(manager))
 
     async def hardware(self, host: str, number: int, memory: int) -> None:
         for type_, key, attributes in parts(number, memory):
             await self.component(host, type_, key, attributes)
 
-    async def component(self, host: str, type_: str, key: str, attributes: dict[str, Any], present: bool = True) -> Resource:
+    async def component(self, host: str, type_: str, key: str, attributes: dict[str, Any], present: bool = True) -> str:
         values = {"host": host, "type": type_, "key": key, "attributes": attributes, "present": present}
         values |= {"first_seen": self.now - timedelta(days=9), "last_seen": self.now - timedelta(hours=2), "told_present": True}
-        return await self.store.make("component", values, Actor.device(host))
+        return await self.make("component", values, Actor.device(host))
 
     async def hostile(self) -> None:
         """A device that says markup wherever it may say something."""
-        made = await self.store.create("host", {"name": "mallory", "title": HOSTILE, "labels": {"note": HOSTILE}}, ADMIN)
-        self.made.hosts["mallory"] = made["id"]
+        made = await self.create("host", {"name": "mallory", "title": HOSTILE, "labels": {"note": HOSTILE}})
+        self.made.hosts["mallory"] = made
         said = {"hostname": HOSTILE, "vendor": HOSTILE, "product": HOSTILE, "os_name": HOSTILE, "cpu_model": HOSTILE, "boot_id": "m"}
-        await self.store.write("host", made["id"], {**said, "primary_ip": HOSTILE, "agent_version": HOSTILE}, Actor.device(made["id"]))
-        await self.heard(made["id"], "online", 3)
-        await self.component(made["id"], "usb", HOSTILE, {"name": HOSTILE, "model": HOSTILE, HOSTILE: HOSTILE})
+        await self.write("host", made, {**said, "primary_ip": HOSTILE, "agent_version": HOSTILE}, Actor.device(made))
+        await self.heard(made, "online", 3)
+        await self.component(made, "usb", HOSTILE, {"name": HOSTILE, "model": HOSTILE, HOSTILE: HOSTILE})
 
     async def configs(self) -> None:
         await self.config("motd", "Greeting", 'labels.tier = "production"', "/etc/motd", "Welcome to {{ host.name }}.\n", 10, template=True)
@@ -174,20 +198,20 @@ class Seeder:
     async def config(self, name: str, title: str, selector: str, path: str, text: str, priority: int, *, template: bool = False) -> None:
         file = {"path": path, "template" if template else "content": text, "mode": "0644"}
         body = {"name": name, "title": title, "selector": selector, "priority": priority, "files": [file]}
-        self.made.configs[name] = (await self.store.create("config", body, ADMIN))["id"]
+        self.made.configs[name] = await self.create("config", body)
 
     async def placed(self, config: str, host: str, reason: str, state: str, halted: bool) -> None:
         digest = "sha256:" + hashlib.sha256(config.encode()).hexdigest()
         values = {"host": host, "config": self.made.configs[config], "digest": digest, "paths": [], "shadowed": []}
-        made = await self.store.make("host-config", values, Actor.manager("config"))
+        made = await self.make("host-config", values, Actor.manager("config"))
         told = {"generation": 1, "state": state, "digest": digest, "reason": "", "message": "", "at": time_text(self.now)}
-        await self.store.write("host-config", made["id"], {"reported": told}, Actor.device(host))
+        await self.write("host-config", made, {"reported": told}, Actor.device(host))
         message = {
             "PathOutsideRoots": "/opt/camera/camera.toml is outside the roots that the device's agent.toml allows",
             "Retrying": "ReadOnly: /opt is mounted read-only (attempt 3 of 8)",
         }.get(reason, "")
-        await self.settle("host-config", made["id"], "config", {"current_state": state}, reason, halted=halted, message=message)
-        await self.command(host, made["id"], "failed" if halted else "succeeded", message)
+        await self.settle("host-config", made, "config", {"current_state": state}, reason, halted=halted, message=message)
+        await self.command(host, made, "failed" if halted else "succeeded", message)
 
     async def command(self, host: str, id: str, state: str, message: str) -> None:
         values: dict[str, Any] = {
@@ -200,11 +224,11 @@ class Seeder:
         values["finished_at"] = self.now - timedelta(minutes=12)
         error = {"code": "PathOutsideRoots", "message": message, "recoverable": False}
         values["result"] = {"state": state, "progress": 100, "output": "", "error": error if state == "failed" else None}
-        await self.store.make("command", values, Actor.manager("config"))
+        await self.make("command", values, Actor.manager("config"))
 
-    async def note(self, severity: str, type_: str, message: str, host: str | None) -> Resource:
+    async def note(self, severity: str, type_: str, message: str, host: str | None) -> str:
         values = {"severity": severity, "type": type_, "message": message, "host": host, "about": {"kind": "host", "id": host or ""}}
-        return await self.store.make("notification", values, Actor.manager("host"))
+        return await self.make("notification", values, Actor.manager("host"))
 
     async def notes(self) -> None:
         hosts = self.made.hosts

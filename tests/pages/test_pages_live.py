@@ -77,9 +77,9 @@ def test_a_vanished_component_is_shown(unloaded: Page, fleet: Fleet) -> None:
     host = fleet.made.hosts["gateway-4"]
     stand(unloaded, f"/hosts/{host}?tab=hardware")
     made = fleet.run(fleet.at.component(host, "disk", "WD-NEW-1", {"name": "sdb", "model": "WD Red"}))
-    row = unloaded.locator(f"#row-{made['id']}")
+    row = unloaded.locator(f"#row-{made}")
     expect(row).to_contain_text("present")
-    fleet.run(fleet.at.store.write("component", made["id"], {"present": False}, Actor.device(host)))
+    fleet.run(fleet.at.store.write("component", made, {"present": False}, Actor.device(host)))
     expect(row).to_contain_text("vanished")
 
 
