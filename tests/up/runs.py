@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,31 @@ class Ups:
     started: list[Run] = field(default_factory=list)
 
     def start(self, environment: dict[str, str] | None = None, **settings: Any) -> Run:
+        """With stand-ins for the services."""
+        asked = self._settled() | settings
+        script = str(Path(__file__).with_name("run_up.py"))
+        return self._run([sys.executable, script, json.dumps(asked)], os.environ | (environment or {}), Path(str(asked["data_dir"])))
+
+    def start_real(self, *flags: str) -> Run:
+        """The command itself, with the services themselves."""
+        ports = ("--http-port", str(self._settled()["http_port"]), "--mqtt-port", str(self.settings["mqtt_port"]))
+        return self._run([sys.executable, "-m", "fleetward", "up", *ports, *flags], self.environment(), self.data / "d")
+
+    def environment(self) -> dict[str, str]:
+        """For commands that are to find this installation."""
+        return os.environ | {"FLEETWARD_DATA_DIR": str(self.data / "d")}
+
+    def _settled(self) -> dict[str, Any]:
         if not self.settings:
             self.settings = {"data_dir": str(self.data / "d"), "http_port": self.ports(), "mqtt_port": self.ports()}
+        return self.settings
+
+    def _run(self, command: list[str], environment: Mapping[str, str], data: Path) -> Run:
         number = len(self.started)
         out, err = self.data / f"out-{number}", self.data / f"err-{number}"
-        command = [sys.executable, str(Path(__file__).with_name("run_up.py")), json.dumps(self.settings | settings)]
         with out.open("wb") as to, err.open("wb") as complaints:
-            process = subprocess.Popen(command, stdout=to, stderr=complaints, env=os.environ | (environment or {}))
-        run = Run(Path(str((self.settings | settings)["data_dir"])), process, out, err)
+            process = subprocess.Popen(command, stdout=to, stderr=complaints, env=environment)
+        run = Run(data, process, out, err)
         self.started.append(run)
         return run
 
