@@ -121,5 +121,5 @@ def host(installation: Installation) -> dict[str, Any]:
         hosts = installation.items("hosts", "presence = online")
         return hosts[0] if hosts and hosts[0]["cpu_cores"] and hosts[0]["current_state"] == "onboarded" else None
 
-    found: dict[str, Any] = until(there, 30, "this machine to be online and known")
+    found: dict[str, Any] = until(there, 60, "this machine to be online and known")
     return found

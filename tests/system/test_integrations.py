@@ -95,7 +95,10 @@ def test_mosquitto_sub_sees_events(installation: Installation, tmp_path: Path) -
     tls = ("--cafile", f"{directory}/ca.crt", "--cert", f"{directory}/client.crt", "--key", f"{directory}/client.key")
     where = ("-h", "127.0.0.1", "-p", str(installation.mqtt), "-i", name, "-W", "20", "-C", "1", "-d")
     watcher = subprocess.Popen(
-        ["stdbuf", "-oL", "mosquitto_sub", *where, *tls, "-t", "fleet/v1/events/region/#"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["stdbuf", "-oL", "mosquitto_sub", *where, *tls, "-t", "fleet/v1/events/region/#"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert watcher.stdout is not None
     lines: list[str] = []
