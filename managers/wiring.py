@@ -13,10 +13,15 @@ from inventory.store import Store
 from managers.driver import Manager, Scan
 from managers.kinds import config, host, host_config, notification, placement, places
 from managers.rendering import Renderer
+from managers.workqueue import Backoff
 
 HOST = Actor.manager("host")
 PLACES = Actor.manager("places")
 CONFIG = Actor.manager("config")
+
+
+NEVER_HALTS = Backoff(attempts=1_000_000)
+"""For queues that keep no status: nobody would see that a key has halted, and nobody could retry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
         ),
         Manager(
             queue=places.QUEUE,
+            backoff=NEVER_HALTS,
             actor=PLACES,
             reconciler=places.PlacesReconciler(parts.store, PLACES),
             interest=places.interest,
@@ -52,6 +58,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
         ),
         Manager(
             queue=config.QUEUE,
+            backoff=NEVER_HALTS,
             actor=CONFIG,
             reconciler=config.ConfigReconciler(db, configs),
             interest=config.interest,
@@ -60,6 +67,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
         ),
         Manager(
             queue=placement.QUEUE,
+            backoff=NEVER_HALTS,
             actor=CONFIG,
             reconciler=placement.PlacementReconciler(db, configs, renderer),
             interest=placement.interest,
@@ -75,6 +83,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
         ),
         Manager(
             queue=notification.QUEUE,
+            backoff=NEVER_HALTS,
             actor=HOST,
             reconciler=notification.NotificationReconciler(db),
             interest=notification.interest,

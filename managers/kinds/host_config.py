@@ -156,12 +156,16 @@ def _send(view: View, verb: Verb) -> Step:
     return Send(verb, _putting_right(reported.message) if drifted and reported is not None else "")
 
 
+PENDING = Wait("Pending", "")
+"""Without words, as placement leaves it: another message would be another change for each host, and `explain` names the command."""
+
+
 def _under_way(view: View, command: CommandView) -> Wait:
     if not view.online:
         return Wait("WaitingForDevice", f"{command.verb} is under way, but {view.host_name} is offline")
     if view.current_state == "drifted" and view.reported is not None and command.verb == Verb.CONFIG_APPLY:
         return Wait("Drifted", _putting_right(view.reported.message))
-    return Wait("Pending", f"{command.verb} is under way")
+    return PENDING
 
 
 def _putting_right(message: str) -> str:
@@ -292,4 +296,4 @@ def _sent(request: Request, view: View, step: Send, args: Mapping[str, Any], tim
     effects = (Make("command", command), Write(KIND, view.id, values))
     if step.drifted:
         return Again(None, "Drifted", step.drifted, effects)
-    return Again(None, "Pending", f"{step.verb} is under way", effects)
+    return Again(None, PENDING.reason, PENDING.message, effects)

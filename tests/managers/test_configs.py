@@ -238,6 +238,17 @@ async def test_a_deleted_host_goes_at_once(fleet: Fleet) -> None:
         assert await fleet.all("command") == []
 
 
+async def test_a_host_config_dropped_by_force_comes_back(fleet: Fleet) -> None:
+    """As long as the selector matches: only the row was dropped, and what is wanted still is."""
+    async with managed(fleet):
+        host = await fleet.host("a")
+        config = await fleet.config("motd", "")
+        first = await fleet.settled(host, config["id"])
+        await fleet.store.delete("host-config", first["id"], ADMIN, force=True)
+        await eventually(lambda: _sent(fleet, 2))
+        assert (await fleet.settled(host, config["id"]))["id"] != first["id"]
+
+
 async def _gone(fleet: Fleet, host: str, config: str) -> bool:
     return await fleet.host_config(host, config) is None
 

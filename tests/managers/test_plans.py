@@ -12,7 +12,7 @@ from inventory.notices import Halt, Part, Seen, Told
 from managers.kinds import config as config_manager
 from managers.kinds import host as host_manager
 from managers.kinds import notification, placement
-from managers.kinds.host_config import Broken, Gone, Send, Settled, Step, Wait, plan
+from managers.kinds.host_config import PENDING, Broken, Gone, Send, Settled, Step, Wait, plan
 from managers.reconcile import Again, Done, Enqueue, Error, Make, Remove, Write
 from managers.rendering import Rendered
 
@@ -52,7 +52,7 @@ def report(state: str = "present", digest: str | None = "sha256:new", generation
 READ_ONLY = {"code": "ReadOnly", "message": "no", "recoverable": True}
 APPLY, REMOVE = Send(Verb.CONFIG_APPLY), Send(Verb.CONFIG_REMOVE)
 PUT_RIGHT = Send(Verb.CONFIG_APPLY, "being put right: changed on the device")
-UNDER_WAY = Wait("Pending", "config.apply is under way")
+UNDER_WAY = PENDING
 WANTED = replace(VIEW, current_state="present", reported=report())
 
 HOST_CONFIGS: list[tuple[str, View, Step]] = [

@@ -1,0 +1,29 @@
+"""docs/managers.md against the code: what it lists is what there is."""
+
+import re
+from pathlib import Path
+
+from inventory.applying import Configs
+from inventory.db import SQL, Database
+from inventory.store import Store
+from managers.rendering import Renderer
+from managers.wiring import Parts, managers
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "managers.md").read_text()
+
+
+def test_the_queues_are_those_of_the_wiring_in_its_order(db: Database) -> None:
+    """A manager without a row, or a row without its manager, fails here; so does a scan whose statement is missing."""
+    registered = managers(Parts(db, Store(db), Configs(db), Renderer()))
+    section = TEXT.split("## The queues")[1].split("##")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == [manager.queue for manager in registered]
+    assert {scan.selection for manager in registered for scan in manager.scans} <= SQL.keys()
+
+
+def test_every_notification_is_documented() -> None:
+    """By its type, as it stands in the code."""
+    source = (ROOT / "managers" / "kinds" / "notification.py").read_text()
+    section = TEXT.split("## Notifications")[1].split("##")[0]
+    types = set(re.findall(r'"((?:Host|Agent|Component|Config)[A-Z][A-Za-z]+)"', source))
+    assert types == set(re.findall(r"`([A-Z][A-Za-z]+)`", section))
