@@ -82,11 +82,13 @@ def plan(seen: Iterable[Seen], parts: Mapping[str, Sequence[Part]], counts: Mapp
     """What there is to tell of a batch of hosts."""
     telling = Telling()
     moves: dict[str, list[Seen]] = defaultdict(list)
+    new: list[Seen] = []
     for host in seen:
         if host.told is None:
-            _introduce(telling, host, parts.get(host.id, ()), counts.get(host.id, 0))
+            _introduce(telling, new, host, parts.get(host.id, ()))
         else:
             _compare(telling, moves, host, host.told, parts.get(host.id, ()))
+    telling.messages += _found(new, counts)
     for presence, these in sorted(moves.items()):
         telling.messages += _moved(presence, these)
     return telling
@@ -97,14 +99,27 @@ def presence_told(presence: str) -> str:
     return "offline" if presence == "offline" else "online"
 
 
-def _introduce(telling: Telling, host: Seen, parts: Sequence[Part], count: int) -> None:
+def _introduce(telling: Telling, new: list[Seen], host: Seen, parts: Sequence[Part]) -> None:
     """A host is news once it has said what it is; everything it consists of is told with it."""
     if not host.known or host.presence == "never":
         return
-    text = f"{_name(host)} was found, with {_count(count, 'component')}"
-    telling.messages.append(Message("info", "HostFound", text, "host", host.id, host.id))
+    new.append(host)
     telling.hosts[host.id] = Told(presence_told(host.presence), host.boot_id, host.agent_version)
     telling.parts += parts
+
+
+def _found(hosts: Sequence[Seen], counts: Mapping[str, int]) -> list[Message]:
+    """Few by name; a fleet that enrolls at once as one message."""
+    if len(hosts) > FEW:
+        components = _count(sum(counts.get(host.id, 0) for host in hosts), "component")
+        text = f"{_list([_name(host) for host in hosts], 'host')} were found, with {components}"
+        return [Message("info", "HostFound", text, "host", hosts[0].id)]
+    return [
+        Message(
+            "info", "HostFound", f"{_name(host)} was found, with {_count(counts.get(host.id, 0), 'component')}", "host", host.id, host.id
+        )
+        for host in hosts
+    ]
 
 
 def _compare(telling: Telling, moves: dict[str, list[Seen]], host: Seen, told: Told, parts: Sequence[Part]) -> None:

@@ -251,6 +251,14 @@ def test_a_new_host_is_one_message() -> None:
     assert notification.plan([seen(told=None, known=False)], {}, {}).messages == []
 
 
+def test_a_fleet_that_enrolls_at_once_is_one_message() -> None:
+    """Three hundred toasts would be none."""
+    new = [seen(n, told=None) for n in range(1, 301)]
+    telling = notification.plan(new, {}, {host.id: 8 for host in new})
+    assert texts(telling) == [("HostFound", "300 hosts (h1, h2, h3 and 297 more) were found, with 2400 components")]
+    assert len(telling.hosts) == 300
+
+
 def test_nothing_new_is_nothing_told() -> None:
     """Stale is a doubt, no news."""
     assert notification.plan([seen(), seen(2, presence="stale")], {}, {}) == notification.Telling()
