@@ -344,7 +344,7 @@ class Session:
             reason = "could not connect"
             try:
                 async with _Client(self._settings, self._receive) as client:
-                    await self._subscribe(client, dict(self._filters))
+                    await self._subscribe_all(client)
                     self._begin(client)
                     failures = 0
                     reason = await client.ended()
@@ -379,6 +379,17 @@ class Session:
         log.warning("connection to the broker ended", extra={"service": self._settings.name, "reason": reason})
         if self._listener:
             self._listener(SessionDown(datetime.now(UTC), reason))
+
+    async def _subscribe_all(self, client: _Client) -> None:
+        """All filters there are, those included that are asked for, or given up, while the broker answers. Nothing is awaited after the
+        last look, so that from then on `subscribe` finds the connection."""
+        done: dict[str, int] = {}
+        while done != self._filters:
+            if gone := [each for each in done if each not in self._filters]:
+                await client.unsubscribe(gone)
+            wanted = dict(self._filters)
+            await self._subscribe(client, {each: qos for each, qos in wanted.items() if done.get(each) != qos})
+            done = wanted
 
     async def _subscribe(self, client: _Client, filters: dict[str, int]) -> None:
         wanted = list(filters.items())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,26 @@ async def test_a_topic_that_is_not_of_the_contract_comes_as_text(session: Sessio
     await device.publish(odd, b"x")
     (received,) = await session.batch(1)
     assert (received.topic, received.text) == (None, odd)
+
+
+async def test_filters_asked_for_while_connecting_are_subscribed(settings: Settings, device: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for, or given up, while the broker still answers the first SUBSCRIBE counts on that connection."""
+    subscribe_one_by_one = Session._subscribe
+
+    async def busy(self: Session, client: Any, filters: dict[str, int]) -> None:
+        await subscribe_one_by_one(self, client, filters)
+        if filters == {T.intents(): 1}:
+            await self.subscribe(T.uplinks())
+            await self.unsubscribe(T.intents())
+
+    monkeypatch.setattr(Session, "_subscribe", busy)
+    session = Session(settings)
+    await session.subscribe(T.intents())
+    async with session:
+        async with asyncio.timeout(5):
+            await session.connected()
+        await device.publish(FACTS, b"heard")
+        assert await take(session, 1) == [b"heard"]
 
 
 async def test_filters_change_at_run_time(session: Session, device: Wire) -> None:
