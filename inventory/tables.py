@@ -173,8 +173,10 @@ class IngestReplica(Model):
 
 
 class Work(Model):
-    """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it. `due_at` null: it waits for a
-    trigger. `again`: the strongest trigger that came while it was being reconciled. `backoff`: `due_at` is a pause after a failure."""
+    """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it.
+
+    `due_at` null: it waits for a trigger. `again`: the strongest trigger that came while it was being reconciled. `backoff`: `due_at` is
+    a pause after a failure."""
 
     id = fields.BigIntField(primary_key=True, generated=True)
     manager = CharField(max_length=32)

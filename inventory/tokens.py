@@ -12,7 +12,6 @@ import hmac
 import secrets
 from datetime import datetime
 
-
 PREFIX = "fwt_"
 """A secret is told by it in logs and scanners, and never begins with a dash, which a command line would take for an option."""
 

@@ -62,7 +62,10 @@ HOST = Kind(
         removal="deleted",
         transitions={"deleted": ()},
     ),
-    joins="LEFT JOIN host_labels hl ON hl.host = r.id LEFT JOIN device_liveness dl ON dl.host = r.id LEFT JOIN device_identity di ON di.host = r.id",
+    joins=(
+        "LEFT JOIN host_labels hl ON hl.host = r.id LEFT JOIN device_liveness dl ON dl.host = r.id "
+        "LEFT JOIN device_identity di ON di.host = r.id"
+    ),
     own_fields=(
         Field(
             name="site",

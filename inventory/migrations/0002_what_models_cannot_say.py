@@ -68,5 +68,5 @@ ALTER TABLE changes_in SET (autovacuum_vacuum_scale_factor = 0.02);
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inventory", "0001_initial")]  # noqa: RUF012 -- Tortoise's form
-    operations = [ops.RunSQL(statements) for statements in (SEQUENCES_AND_LOG, REFERENCES, INDEXES, STORAGE)]  # noqa: RUF012
+    dependencies = [("inventory", "0001_initial")]
+    operations = [ops.RunSQL(statements) for statements in (SEQUENCES_AND_LOG, REFERENCES, INDEXES, STORAGE)]
