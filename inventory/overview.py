@@ -3,7 +3,7 @@
 Each function is one statement or few, cheap enough to run at every view of a page.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -63,6 +63,38 @@ async def count_by(db: Database, kind: str, filter: str, path: str, now: datetim
     )
     async with db.acquire() as connection:
         return [(row["value"], row["n"]) for row in await connection.fetch(sql, *predicate.params)]
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """A field to count by, and the filter that the choices made of it stand for (empty: none)."""
+
+    path: str
+    chosen: str = ""
+
+
+async def facets(
+    db: Database, kind: str, filter: str, narrowings: Sequence[Narrowing], now: datetime, *, limit: int = 30
+) -> tuple[int, list[Counts]]:
+    """How many resources match the filter and all choices; and for each narrowing the counts of its values among those that match the
+    filter and the other choices, so that they show what else could be chosen. One scan serves all. Raises FilterError."""
+    k = BY_NAME[kind]
+    predicate = compile_filter(k, filter, now=now)
+    members, params, start = [], list(predicate.params), predicate.next
+    for number, narrowing in enumerate(narrowings):
+        chosen = compile_filter(k, narrowing.chosen, start=start, now=now)
+        members.append(f"coalesce({resolve(k, narrowing.path, 1).value_sql}::text, '') AS v{number}, ({chosen.sql}) IS TRUE AS c{number}")
+        params, start = params + list(chosen.params), chosen.next
+    numbers = range(len(narrowings))
+    every = " AND ".join(f"c{each}" for each in numbers) or "TRUE"
+    parts = [f"SELECT -1 AS facet, '' AS value, count(*) AS n FROM m WHERE {every}"]
+    for number in numbers:
+        others = " AND ".join(f"c{each}" for each in numbers if each != number) or "TRUE"
+        parts.append(f"(SELECT {number}, v{number}, count(*) FROM m WHERE {others} GROUP BY 2 ORDER BY 3 DESC, 2 LIMIT {limit:d})")
+    matching = f"SELECT {', '.join(members) or '1'} FROM {source(k)} WHERE {predicate.sql}"
+    async with db.acquire() as connection:
+        rows = await connection.fetch(f"WITH m AS MATERIALIZED ({matching}) {' UNION ALL '.join(parts)}", *params)
+    return rows[0]["n"], [[(row["value"], row["n"]) for row in rows if row["facet"] == number] for number in numbers]
 
 
 async def work_of_hosts(db: Database, ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:

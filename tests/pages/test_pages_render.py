@@ -38,7 +38,7 @@ PAGES = {
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "device_scale_factor": 2},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
 }
 SOME = ("overview", "hosts", "hosts-wrong", "host", "host-hardware", "config", "config-edit", "places", "events", "notifications", "enroll")
 """Pages that are looked at in every look; the others differ in nothing that a look decides."""

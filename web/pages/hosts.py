@@ -2,18 +2,18 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from quart import Blueprint, Response, render_template, request
 
 from inventory import overview
-from inventory.filter import FilterError
 from inventory.kinds.host import HOST
 from inventory.resource import Resource
 from web.pages.frame import page, person
-from web.pages.listing import SIZES, asked, both_filters, listed, quoted
+from web.pages.listing import SIZES, asked, listed, quoted
+from web.pages.remembered import remembered
 from web.services import services
 
 blueprint = Blueprint("hosts", __name__)
@@ -55,13 +55,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 async def show() -> Response:
     await person()
     wanted, chosen = asked("name"), {facet.name: request.args.getlist(facet.name) for facet in FACETS}
-    found = await listed(HOST, wanted, narrowed(chosen))
-    facets = [] if found.wrong else await _facets(wanted.filter, chosen)
+    found = await listed(HOST, wanted, narrowed(chosen), count=False)
+    total, facets = (0, []) if found.wrong else await _facets(wanted.filter, chosen)
     watched = found.paths | {facet.path for facet in FACETS if chosen[facet.name]}
     return await page(
         "hosts.html",
         "Hosts",
-        listed=found,
+        listed=replace(found, page=replace(found.page, total=total)),
         facets=facets,
         chosen=chosen,
         narrowed=any(chosen.values()) or bool(wanted.filter),
@@ -91,30 +91,27 @@ async def beside(hosts: list[Resource]) -> dict[str, Any]:
     return {"sites": sites, "work": work}
 
 
-def narrowed(chosen: Mapping[str, list[str]], but: str = "") -> str:
-    """The facets' choices as a filter. `but`: the facet to leave out, so that its own counts show what else could be chosen."""
-    terms = []
-    for facet in FACETS:
-        if facet.name != but and chosen[facet.name]:
-            values = " OR ".join(f"{facet.path} = {quoted(value)}" if value else f"{facet.path} = null" for value in chosen[facet.name])
-            terms.append(f"({values})")
-    return " AND ".join(terms)
+def narrowed(chosen: Mapping[str, list[str]]) -> str:
+    """All choices as a filter."""
+    return " AND ".join(f"({terms})" for facet in FACETS if (terms := _terms(facet, chosen)))
 
 
-async def _facets(text: str, chosen: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+def _terms(facet: Facet, chosen: Mapping[str, list[str]]) -> str:
+    return " OR ".join(f"{facet.path} = {quoted(value)}" for value in chosen[facet.name] if value)
+
+
+async def _facets(text: str, chosen: Mapping[str, list[str]]) -> tuple[int, list[dict[str, Any]]]:
     here, now = services(), datetime.now(UTC)
-    counted = await asyncio.gather(*(_counts(facet, both_filters(text, narrowed(chosen, facet.name)), now) for facet in FACETS))
-    sites = await here.store.read_many("site", [value for value, _ in counted[2] if value])
+    narrowings = [overview.Narrowing(facet.path, _terms(facet, chosen)) for facet in FACETS]
+
+    async def count() -> tuple[int, list[overview.Counts]]:
+        return await overview.facets(here.db, "host", text, narrowings, now)
+
+    whole = not text and not any(chosen.values())
+    total, counted = await (remembered("hosts", count) if whole else count())
+    sites = await here.store.read_many("site", [value for value, _ in counted[-1] if value])
     names = {id: str(site["title"] or site["name"]) for id, site in sites.items()}
-    return [
+    return total, [
         {"facet": facet, "values": [(value, names.get(value, value), count) for value, count in counts]}
         for facet, counts in zip(FACETS, counted, strict=True)
     ]
-
-
-async def _counts(facet: Facet, text: str, now: datetime) -> overview.Counts:
-    try:
-        return await overview.count_by(services().db, "host", text, facet.path, now, limit=30)
-    except FilterError:
-        # A choice that the URL made up: its list says so.
-        return []

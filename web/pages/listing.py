@@ -97,8 +97,10 @@ def asked(default_order: str) -> Asked:
     )
 
 
-async def listed(kind: Kind, wanted: Asked, also: str = "") -> Listed:
-    """`also`: a filter of the page's own (facets), in conjunction with the person's. What is wrong with theirs is said, not raised."""
+async def listed(kind: Kind, wanted: Asked, also: str = "", *, count: bool = True) -> Listed:
+    """`also`: a filter of the page's own (facets), in conjunction with the person's. What is wrong with theirs is said, not raised.
+
+    count: also count them all; a page that counts them anyhow saves that."""
     now = datetime.now(UTC)
     try:
         predicate = compile_filter(kind, wanted.filter, now=now)
@@ -107,7 +109,7 @@ async def listed(kind: Kind, wanted: Asked, also: str = "") -> Listed:
     both = both_filters(wanted.filter, also)
     try:
         order = compile_order(kind, wanted.order)
-        page = await services().store.list(kind.name, ListQuery(both, wanted.order, wanted.size, wanted.token, count=True))
+        page = await services().store.list(kind.name, ListQuery(both, wanted.order, wanted.size, wanted.token, count=count))
     except FilterError as error:
         return Listed(wanted, await _nothing(), Wrong(f"order: {error.detail}", wanted.order, error.column))
     except BadRequest as error:

@@ -9,6 +9,7 @@ from inventory.store import ListQuery
 from web.hub import PUBLISHED
 from web.pages.frame import page, person
 from web.pages.narration import newest
+from web.pages.remembered import remembered
 from web.pages.story import gathered
 from web.services import services
 
@@ -26,8 +27,8 @@ async def show() -> Response:
     await person()
     here = services()
     fleet, versions, (lines, _), halted, waiting, unread = await asyncio.gather(
-        overview.fleet(here.db),
-        overview.versions(here.db),
+        remembered("fleet", lambda: overview.fleet(here.db)),
+        remembered("versions", lambda: overview.versions(here.db)),
         newest(READ, kinds=TOLD_KINDS),
         here.store.list("host-config", ListQuery("status.halted = true", "updated_at desc", NEEDS_SHOWN)),
         here.store.list("host", ListQuery('desired_state = "registered"', "created_at desc", NEEDS_SHOWN)),

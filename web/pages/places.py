@@ -18,6 +18,7 @@ from web.pages.host import REFUSALS, load
 from web.pages.labels import read_labels, written_labels
 from web.pages.listing import quoted
 from web.pages.narration import newest
+from web.pages.remembered import remembered
 from web.services import services
 
 blueprint = Blueprint("places", __name__)
@@ -68,7 +69,7 @@ async def show_all() -> Response:
 
 async def _tree_page(*, status: int = 200, **more: Any) -> Response:
     regions, sites = await _places()
-    health = await overview.health_of_sites(services().db)
+    health = await remembered("sites", lambda: overview.health_of_sites(services().db))
     shared: dict[str, Any] = {"refusal": "", "typed": {}, "adding": request.args.get("add", "")}
     nowhere = health.get(None, dict.fromkeys(COUNTS, 0))
     nodes = tree(regions, sites, health)
@@ -104,7 +105,7 @@ async def show(collection: str, ref: str) -> Response:
 
 async def _page(place: Resource, *, status: int = 200, refusal: str = "", typed: Mapping[str, str] | None = None) -> Response:
     regions, sites = await _places()
-    health = await overview.health_of_sites(services().db)
+    health = await remembered("sites", lambda: overview.health_of_sites(services().db))
     mine = next((node for node in _walk(tree(regions, sites, health)) if node.place["id"] == place["id"]), Node(place))
     below = [node.place["id"] for node in _walk([mine]) if node.place["kind"] == "site"]
     lines, _ = await newest(12, ids=[place["id"]])

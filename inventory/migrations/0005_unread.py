@@ -1,0 +1,11 @@
+"""What every page of the dashboard counts: the notifications that nobody has read. The index holds those alone."""
+
+from tortoise import migrations
+from tortoise.migrations import operations as ops
+
+UNREAD = "CREATE INDEX notification_unread ON notification (created_at) WHERE read_at IS NULL;"
+
+
+class Migration(migrations.Migration):
+    dependencies = [("inventory", "0004_wire")]
+    operations = [ops.RunSQL(UNREAD)]
