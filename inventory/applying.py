@@ -179,18 +179,33 @@ async def _match(connection: Connection, hosts: Sequence[str], configs: Sequence
     return [(row["id"], row["configs"]) for row in rows]
 
 
-async def selected_hosts(connection: Connection, selector: str) -> list[str]:
-    """Onboarded hosts that a selector matches. Raises FilterError."""
-    predicate = compile_filter(HOST, selector, now=datetime.now(UTC), selector=True)
-    rows = await connection.fetch(
-        f"SELECT r.id FROM {source(HOST)} WHERE r.current_state = 'onboarded' AND ({predicate.sql}) ORDER BY r.id", *predicate.params
-    )
-    return [row["id"] for row in rows]
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What decides which hosts a config concerns."""
+
+    id: str
+    selector: str
+    deleted: bool
 
 
-async def holders(connection: Connection, config: str) -> list[str]:
-    """Hosts that have a host-config of this config."""
-    return [row["key"] for row in await connection.fetch(SQL["holders_of_config"], config)]
+async def outlines(connection: Connection, ids: Sequence[str]) -> dict[str, Outline]:
+    """Those of the configs that exist."""
+    rows = await connection.fetch("SELECT id, selector, deleted_at FROM config WHERE id = ANY ($1::text[])", list(ids))
+    return {row["id"]: Outline(row["id"], row["selector"], row["deleted_at"] is not None) for row in rows}
+
+
+async def concerned_hosts(connection: Connection, config: Outline) -> list[str]:
+    """Hosts that have the config, and onboarded ones that it selects; a deleted one selects none."""
+    having = "SELECT host AS id FROM host_config WHERE config = $1"
+    try:
+        predicate = compile_filter(HOST, config.selector, start=2, now=datetime.now(UTC), selector=True)
+    except FilterError as error:
+        log.error("a config's selector can't be used", extra={"key": config.id, "error": str(error)})
+        predicate = None
+    if config.deleted or predicate is None:
+        return [row["id"] for row in await connection.fetch(having, config.id)]
+    selected = f"SELECT r.id FROM {source(HOST)} WHERE r.current_state = 'onboarded' AND ({predicate.sql})"
+    return [row["id"] for row in await connection.fetch(f"{having} UNION {selected}", config.id, *predicate.params)]
 
 
 async def placed(connection: Connection, hosts: Sequence[str]) -> dict[str, list[Placed]]:

@@ -254,10 +254,6 @@ WHERE c.id = ANY ($1::text[]) ORDER BY c.id;
 -- The host-configs that hosts have. $1 host ids
 SELECT id, host, config, digest, paths, shadowed, desired_state FROM host_config WHERE host = ANY ($1::text[]) ORDER BY id;
 
--- name: holders_of_config
--- Hosts that have it, or are still to lose it. $1 config id
-SELECT host AS key FROM host_config WHERE config = $1 ORDER BY host;
-
 -- name: unsettled_host_configs
 -- What of these hosts is not as wanted: worth a look when one of them comes online. $1 host ids
 SELECT id AS key FROM host_config WHERE host = ANY ($1::text[]) AND status->>'indicator' IS DISTINCT FROM 'idle';

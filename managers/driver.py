@@ -109,7 +109,7 @@ class Worker:
             await self._stop(renewing)
 
     async def _take(self) -> bool:
-        """Claim a batch and start on it; whether there was one."""
+        """Claim a batch and start on it; whether there may be more."""
         await self._slots.acquire()
         try:
             claimed = await self._engine.queue.claim(self.manager.queue, self._engine.owner, self.manager.batch, self._engine.lease)
@@ -126,13 +126,15 @@ class Worker:
         self._in_hand.update({c.key: c for c in claimed})
         task = asyncio.create_task(self._process(claimed), name=f"batch of {self.manager.queue}")
         self._batches.add(task)
-        task.add_done_callback(self._ended)
-        return True
+        full = len(claimed) == self.manager.batch
+        task.add_done_callback(lambda ended: self._ended(ended, full))
+        return full
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[None]", full: bool) -> None:
         self._batches.discard(task)
         self._slots.release()
-        self._wake.set()
+        if full:
+            self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a batch broke; its keys come again when their leases end", exc_info=error, extra={"kind": self.manager.queue})
 
@@ -198,6 +200,8 @@ class Worker:
     def _tell(self, report: Report) -> None:
         for key in report.lost:
             log.info("another replica has taken the key over", extra={"kind": self.manager.queue, "key": key})
+        if any(settled.due_at_once for settled in report.settled.values()):
+            self._wake.set()
         for key, settled in report.settled.items():
             if settled.fate is Fate.HALTS and settled.entry is not None:
                 log.warning("halted", extra={"kind": self.manager.queue, "key": key, "error": settled.entry.last_error})

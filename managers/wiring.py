@@ -60,7 +60,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
             queue=config.QUEUE,
             backoff=NEVER_HALTS,
             actor=CONFIG,
-            reconciler=config.ConfigReconciler(db, configs),
+            reconciler=config.ConfigReconciler(db),
             interest=config.interest,
             scans=(Scan("scan_configs", timedelta(minutes=1)),),
             batch=10,  # likewise

@@ -46,10 +46,11 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`entry` None: the row goes."""
+    """`entry` None: the row goes. `due_at_once`: it was triggered meanwhile."""
 
     fate: Fate
     entry: Entry | None
+    due_at_once: bool = False
 
 
 def triggered(entry: Entry | None, key: str, strength: Strength, due_at: datetime) -> Entry:
@@ -67,23 +68,24 @@ def settle(held: Held, outcome: Outcome, backoff: Backoff, uniform: Uniform) -> 
     """A key whose reconcile has ended. A trigger that came meanwhile makes it due again at once, unless it has to back off or halts."""
     match outcome:
         case Done():
-            return Settled(Fate.DONE, Entry(held.key, held.now) if held.again else None)
+            return Settled(Fate.DONE, Entry(held.key, held.now), True) if held.again else Settled(Fate.DONE, None)
         case Again(after):
             due_at = held.now if held.again else None if after is None else held.now + after
-            return Settled(Fate.WAITS, Entry(held.key, due_at, 0 if held.again is Strength.FRESH else held.attempts))
+            attempts = 0 if held.again is Strength.FRESH else held.attempts
+            return Settled(Fate.WAITS, Entry(held.key, due_at, attempts), held.again is not None)
         case Failed(error):
             return _failed(held, error, backoff, uniform)
 
 
 def _failed(held: Held, error: Error, backoff: Backoff, uniform: Uniform) -> Settled:
     if held.again is Strength.FRESH:
-        return Settled(Fate.WAITS, Entry(held.key, held.now))
+        return Settled(Fate.WAITS, Entry(held.key, held.now), True)
     failures = held.attempts + 1
     told = {"code": error.code, "message": error.message, "recoverable": error.recoverable, "attempt": failures}
     if not error.recoverable or failures >= backoff.attempts:
         return Settled(Fate.HALTS, Entry(held.key, None, failures, halted=True, last_error=told))
     if held.again is Strength.NOW:
-        return Settled(Fate.RETRIES, Entry(held.key, held.now, failures, last_error=told))
+        return Settled(Fate.RETRIES, Entry(held.key, held.now, failures, last_error=told), True)
     return Settled(Fate.RETRIES, Entry(held.key, held.now + backoff.pause(failures, uniform), failures, backoff=True, last_error=told))
 
 

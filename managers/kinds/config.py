@@ -4,18 +4,15 @@ It only finds the hosts, those that the selector matches and those that have the
 `placement`. A deleted config stays until no host has it any more, then its row goes.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from inventory.applying import Config, Configs, holders, selected_hosts
+from inventory import applying
+from inventory.applying import Outline
 from inventory.changes import Change
 from inventory.db import Database
-from inventory.filter import FilterError
 from inventory.work import Strength
 from managers.reconcile import Again, AnyTrigger, Done, Enqueue, Outcome, Remove, Request, Trigger
-
-log = logging.getLogger(__name__)
 
 QUEUE = "config"
 PLACEMENT = "placement"
@@ -41,32 +38,23 @@ def interest(change: Change) -> Sequence[AnyTrigger]:
 class ConfigReconciler:
     """Finds the hosts that a config concerns."""
 
-    def __init__(self, db: Database, configs: Configs) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
-        self._configs = configs
 
     async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
-        known = await self._configs.all()
-        return {request.key: await self._one(known.get(request.key)) for request in requests}
-
-    async def _one(self, config: Config | None) -> Outcome:
-        if config is None:
-            return Done()
         async with self._db.acquire() as connection:
-            having = await holders(connection, config.id)
-            try:
-                selected = [] if config.deleted else await selected_hosts(connection, config.selector)
-            except FilterError as error:
-                log.error("a config's selector can't be used", extra={"key": config.id, "error": str(error)})
-                selected = []
-        return plan(config, selected, having)
+            known = await applying.outlines(connection, [request.key for request in requests])
+            concerned = {id: await applying.concerned_hosts(connection, config) for id, config in known.items()}
+        return {request.key: plan(known.get(request.key), concerned.get(request.key, ())) for request in requests}
 
 
-def plan(config: Config, selected: Sequence[str], having: Sequence[str]) -> Outcome:
-    """All hosts that it concerns now or did until now; a deleted one goes with its last host."""
-    concerned = Enqueue(PLACEMENT, tuple(sorted({*selected, *having})), Strength.FRESH)
+def plan(config: Outline | None, concerned: Sequence[str]) -> Outcome:
+    """All hosts that it concerns now or did until now are looked at; a deleted one goes with its last host."""
+    if config is None:
+        return Done()
+    hosts = Enqueue(PLACEMENT, tuple(sorted(concerned)), Strength.FRESH)
     if not config.deleted:
-        return Done((concerned,))
-    if not having:
+        return Done((hosts,))
+    if not concerned:
         return Done((Remove("config", config.id),))
-    return Again(None, "Deleting", f"{len(having)} hosts have still to give it up", (concerned,))
+    return Again(None, "Deleting", f"{len(concerned)} hosts have still to give it up", (hosts,))

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from broker.messages import Verb
-from inventory.applying import CommandView, Config, Host, Placed, Report, View
+from inventory.applying import CommandView, Config, Host, Outline, Placed, Report, View
 from inventory.notices import Halt, Part, Seen, Told
+from inventory.work import Strength
 from managers.kinds import config as config_manager
 from managers.kinds import host as host_manager
 from managers.kinds import notification, placement
@@ -193,16 +194,17 @@ def test_placement_gives_nothing_new_to_a_host_that_is_not_onboarded() -> None:
 
 def test_a_deleted_config_goes_with_its_last_host() -> None:
     """Until then it waits, and its hosts are told."""
-    deleted = replace(conf("conf-1", "/a"), deleted=True)
-    assert config_manager.plan(deleted, [], []) == Done((Remove("config", "conf-1"),))
-    waits = config_manager.plan(deleted, [], ["host-1"])
+    deleted = Outline("conf-1", "", deleted=True)
+    assert config_manager.plan(deleted, []) == Done((Remove("config", "conf-1"),))
+    waits = config_manager.plan(deleted, ["host-1"])
     assert isinstance(waits, Again) and waits.reason == "Deleting"
 
 
-def test_a_config_concerns_the_hosts_it_selects_and_those_that_have_it() -> None:
-    """Each of them once."""
-    [enqueue] = config_manager.plan(conf("conf-1", "/a"), ["host-1", "host-2"], ["host-2", "host-3"]).effects
-    assert isinstance(enqueue, Enqueue) and enqueue.keys == ("host-1", "host-2", "host-3")
+def test_a_config_is_handed_on_to_the_hosts_that_it_concerns() -> None:
+    """With a fresh start, as the user has stepped in; one that has gone concerns nobody."""
+    [enqueue] = config_manager.plan(Outline("conf-1", "", deleted=False), ["host-2", "host-1"]).effects
+    assert enqueue == Enqueue("placement", ("host-1", "host-2"), Strength.FRESH)
+    assert config_manager.plan(None, []) == Done()
 
 
 @pytest.mark.parametrize(

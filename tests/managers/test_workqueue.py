@@ -87,7 +87,7 @@ def test_a_failure_is_not_tried_again_at_once_because_something_changed() -> Non
     online = settled(Failed(READ_ONLY), again=Strength.NOW).entry
     assert online is not None and not online.backoff and online.due_at == NOW and online.attempts == 1
     assert settled(Failed(OUTSIDE), again=Strength.NOW).fate is Fate.HALTS
-    assert settled(Failed(OUTSIDE), again=Strength.FRESH) == Settled(Fate.WAITS, Entry("k", NOW))
+    assert settled(Failed(OUTSIDE), again=Strength.FRESH) == Settled(Fate.WAITS, Entry("k", NOW), True)
 
 
 TRIGGERS = [
