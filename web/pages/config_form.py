@@ -101,15 +101,25 @@ def body(inputs: Inputs, labels: Mapping[str, str], before: Resource | None) -> 
         "labels": dict(labels),
         "selector": inputs.selector.strip(),
         "priority": _whole(inputs.priority, "/priority", problems) if inputs.priority.strip() else 0,
-        "files": [_spec(file) for file in inputs.files],
+        "files": [_spec(file, before) for file in inputs.files],
         "on_change": _on_change(inputs, before, problems),
     }
     return wanted, problems
 
 
-def _spec(file: FileInputs) -> dict[str, Any]:
-    spec = {"path": file.path.strip(), file.source if file.source in SOURCES else "content": file.text, "mode": file.mode.strip() or "0644"}
+def _spec(file: FileInputs, before: Resource | None) -> dict[str, Any]:
+    source = file.source if file.source in SOURCES else "content"
+    spec = {"path": file.path.strip(), source: _kept(file, source, before), "mode": file.mode.strip() or "0644"}
     return spec | {name: value.strip() for name, value in (("owner", file.owner), ("group", file.group)) if value.strip()}
+
+
+def _kept(file: FileInputs, source: str, before: Resource | None) -> str:
+    """The text as typed; where only line ends differ from what is saved, what is saved: browsers can't send it as it is."""
+    for saved in before["files"] if before is not None else ():
+        text = saved.get(source)
+        if saved["path"] == file.path.strip() and text is not None and _lines(text) == file.text:
+            return str(text)
+    return file.text
 
 
 def _on_change(inputs: Inputs, before: Resource | None, problems: list[Problem]) -> Any:

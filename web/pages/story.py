@@ -9,7 +9,7 @@ from typing import Any
 
 from inventory.changes import Change
 from inventory.kinds import BY_NAME
-from web.pages.formats import plain, words
+from web.pages.formats import plain, size, words
 
 ICONS = {
     "host": "server",
@@ -37,7 +37,10 @@ COMPONENT_ICONS = {
 }
 
 LONGEST_VALUE = 60
-_UNTOLD = frozenset({"observed_generation", "generation", "version", "updated_at", "reported", "command", "boot_id", "status"})
+_UNTOLD = frozenset(
+    {"observed_generation", "generation", "version", "updated_at", "reported", "command", "boot_id", "status"}
+    | {"state", "result", "late_result", "started_at", "finished_at"}
+)
 """Members whose values say nothing to a person; where nothing else changed, the status speaks."""
 
 
@@ -86,8 +89,9 @@ def gathered(lines: Iterable[Line], most: int) -> list[Group]:
     """Lines that say the same of different hosts as one, in the order of the newest of each."""
     groups: dict[tuple[str, ...], Group] = {}
     for line in lines:
-        here = {line.change.host: line.host} if line.change.host and line.host else {}
-        key = (line.change.kind, line.name, line.verb, line.actor, "" if here else line.change.id)
+        here = _where(line)
+        name = line.name if line.change.kind != "host" else ""
+        key = (line.change.kind, name, line.verb, line.actor, "" if here else line.change.id)
         found = groups.get(key)
         if found is not None:
             found.hosts |= here
@@ -95,6 +99,13 @@ def gathered(lines: Iterable[Line], most: int) -> list[Group]:
         elif len(groups) < most:
             groups[key] = Group(line, here)
     return list(groups.values())
+
+
+def _where(line: Line) -> dict[str, str]:
+    """The host that a line is about or speaks of: what is told of several is told as one."""
+    if line.change.kind == "host":
+        return {line.change.id: line.name}
+    return {line.change.host: line.host} if line.change.host and line.host else {}
 
 
 def mentioned(changes: Iterable[Change]) -> tuple[set[str], set[str]]:
@@ -210,8 +221,11 @@ def _details(change: Change) -> Iterable[tuple[str, str, str]]:
         if head in _UNTOLD and path not in ("status.reason", "status.message"):
             continue
         old, new = _value(change.before, head, rest), _value(change.resource, head, rest)
+        if head == "files":
+            yield path, plain(None), _cut(path, _changed_files(old or [], new or []))
+            continue
         if old != new:
-            yield path, _cut(old), _cut(new)
+            yield path, _cut(path, old), _cut(path, new)
 
 
 def _value(resource: dict[str, Any] | None, head: str, rest: str) -> Any:
@@ -219,8 +233,19 @@ def _value(resource: dict[str, Any] | None, head: str, rest: str) -> Any:
     return value.get(rest) if rest and isinstance(value, dict) else value
 
 
-def _cut(value: Any) -> str:
-    text = f"{len(value)} files" if isinstance(value, list) and value and isinstance(value[0], dict) else plain(value)
+def _changed_files(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
+    """`/etc/motd changed, /etc/issue added, /etc/old removed`."""
+    before, after = ({str(file.get("path")): file for file in files} for files in (old, new))
+    said = [f"{path} {'changed' if path in before else 'added'}" for path, file in after.items() if before.get(path) != file]
+    return ", ".join([*said, *(f"{path} removed" for path in before if path not in after)])
+
+
+def _cut(path: str, value: Any) -> str:
+    match value:
+        case int() if path.endswith("_bytes"):
+            text = size(value)
+        case _:
+            text = plain(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
