@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from broker.messages import ErrorCode, Item
 from edge_agent import commands, facts
-from edge_agent.outbox import FactsPart
+from edge_agent.outbox import FactsPart, Manifest
 from edge_agent.signals import Failed, Finished, Measured, Outcome, Scanned, Succeeded
 from edge_agent.state import Turn
 from edge_agent.uplink import log, report_items
@@ -14,7 +14,12 @@ MAX_SAMPLES = 2000
 
 
 def scanned(turn: Turn, scan: Scanned) -> None:
+    """Queue what changed. The first time in a process the manifest goes along even if nothing did: what the last process said while its
+    journal could not be written is known to nobody here."""
     manifest, unfit = dict(turn.state.durable.manifest), {}
+    if not turn.state.scanned:
+        turn.set(scanned=True)
+        turn.put(Manifest())
     for name, data in scan.sections.items():
         try:
             section = facts.section_of(data)

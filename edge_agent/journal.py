@@ -31,7 +31,7 @@ from broker.messages import (
     to_json,
 )
 from edge_agent.failures import code_of
-from edge_agent.outbox import FactsPart, FullStatus, Outbox, Part, Sent, Waiting
+from edge_agent.outbox import FactsPart, FullStatus, Manifest, Outbox, Part, Sent, Waiting
 from edge_agent.state import Durable, Entry, Phase
 
 log = logging.getLogger(__name__)
@@ -265,6 +265,8 @@ def _part_json(part: Part) -> dict[str, Any]:
     match part:
         case FactsPart(name, section):
             return {"type": "facts", "name": name, "part": to_json(section)}
+        case Manifest():
+            return {"type": "manifest", "part": None}
         case FullStatus():
             return {"type": "full", "part": None}
         case Item():
@@ -315,6 +317,8 @@ def _part(value: dict[str, Any]) -> Part:
     match value["type"]:
         case "facts":
             return FactsPart(str(value["name"]), from_json(Section, part))
+        case "manifest":
+            return Manifest()
         case "full":
             return FullStatus()
         case "item":

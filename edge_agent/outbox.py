@@ -36,11 +36,16 @@ class FactsPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Manifest:
+    """A facts message is due though nothing changed: the hashes let the server see whether it has what it should."""
+
+
+@dataclass(frozen=True, slots=True)
 class FullStatus:
     """The status of every item, taken when it is sent."""
 
 
-Part = FactsPart | Item | FullStatus | Result | Log
+Part = FactsPart | Manifest | Item | FullStatus | Result | Log
 Body = Facts | Status | Result | Log
 
 
@@ -95,6 +100,8 @@ def key_of(part: Part) -> str:
     match part:
         case FactsPart(name, _):
             return f"facts/{name}"
+        case Manifest():
+            return "facts"
         case Item(kind=kind, id=id):
             return f"status/{kind}/{id}"
         case FullStatus():
@@ -170,8 +177,8 @@ def _merge(ready: list[Waiting], manifest: Mapping[str, str], items: Iterable[It
             return first.part, frozenset({first.key})
         case FullStatus():
             return Status(full=True, items=tuple(items)), frozenset({first.key})
-        case FactsPart():
-            chosen = _fitting([w for w in ready if isinstance(w.part, FactsPart)])
+        case FactsPart() | Manifest():
+            chosen = _fitting([w for w in ready if isinstance(w.part, FactsPart | Manifest)])
             sections = {w.part.name: w.part.section for w in chosen if isinstance(w.part, FactsPart)}
             return Facts(sections=sections, manifest=dict(manifest)), frozenset(w.key for w in chosen)
         case Item():
@@ -205,6 +212,6 @@ def _severity(part: Part) -> int:
 
 def _size(part: Part) -> int:
     value = part.section if isinstance(part, FactsPart) else part
-    if isinstance(value, FullStatus):
+    if isinstance(value, FullStatus | Manifest):
         return 0
     return len(json.dumps(to_json(value), ensure_ascii=False, separators=(",", ":")).encode()) + 64

@@ -133,12 +133,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """When to repeat what is not acknowledged. `behind` counts answers that lack what they had acknowledged."""
+    """When to repeat what is not acknowledged. `behind` counts answers that lack what they had acknowledged, one for each time that we
+    sent again (`asked`)."""
 
     at: float | None = None
     tries: int = 0
     last: float = float("-inf")
     behind: int = 0
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ class State:
     report_at: float | None = None
     errors: Mapping[str, str] = field(default_factory=dict)
     """Sections of the facts that could not be read."""
+    scanned: bool = False
+    """Whether this process has scanned yet."""
     looked: bool = False
     """Whether this process has seen all items yet."""
     owes_items: bool = False

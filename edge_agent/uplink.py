@@ -51,7 +51,7 @@ def go_back(turn: Turn) -> None:
     sent = turn.state.durable.outbox.sent
     for message in sent:
         _emit(turn, message)
-    turn.set(resend=replace(turn.state.resend, at=None, last=turn.now.mono))
+    turn.set(resend=replace(turn.state.resend, at=None, last=turn.now.mono, asked=True))
     if sent:
         _plan_resend(turn)
 
@@ -129,15 +129,17 @@ def _gap(turn: Turn) -> None:
 
 
 def _behind(turn: Turn) -> None:
-    """Perhaps only late; if it stays so although we asked again, begin anew."""
+    """Perhaps only late, so it counts once for each time that we have sent again; if it stays so, begin anew."""
     resend = turn.state.resend
-    if not turn.state.durable.outbox.sent or turn.now.mono - resend.last < GO_BACK_S:
+    if not turn.state.durable.outbox.sent:
         return
-    if resend.behind + 1 >= MAX_BEHIND:
+    if resend.asked:
+        resend = replace(resend, asked=False, behind=resend.behind + 1)
+        turn.set(resend=resend)
+    if resend.behind >= MAX_BEHIND:
         _new_epoch(turn, "the server lacks what it had acknowledged")
-        return
-    turn.set(resend=replace(resend, behind=resend.behind + 1))
-    go_back(turn)
+    elif turn.now.mono - resend.last >= GO_BACK_S:
+        go_back(turn)
 
 
 def _new_epoch(turn: Turn, why: str) -> None:

@@ -46,6 +46,10 @@ START = 1_795_370_000.0
 """The server's clock when the tests begin."""
 
 
+NEVER_GIVEN = 2**53 - 1
+"""The answer to an epoch that was left: its device has been rolled back and has to begin another."""
+
+
 def text(at: float) -> str:
     return now_text(datetime.fromtimestamp(at, UTC))
 
@@ -123,6 +127,7 @@ class Server:
     authority: Authority
     epoch: str = ""
     seq: int = 0
+    retired: set[str] = field(default_factory=set)
     online: bool = False
     session: str = ""
     presences: list[Presence] = field(default_factory=list)
@@ -141,7 +146,10 @@ class Server:
         if suffix not in DURABLE:
             return self._transient(read(envelope), at)
         assert envelope.epoch is not None and envelope.seq is not None
+        if envelope.epoch in self.retired:
+            return [self._ack(envelope.epoch, NEVER_GIVEN, at)]
         if envelope.epoch != self.epoch and envelope.seq == 1:
+            self.retired.add(self.epoch)
             self.epoch, self.seq = envelope.epoch, 0
         if envelope.epoch != self.epoch:
             return [self._ack(envelope.epoch, 0, at)]

@@ -107,7 +107,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.state: State = agent.begin(self.disk, f"seed-{self.mono}".encode().ljust(32, b"s"))
         if self.disk_broken:
             self.put(JournalFailed(ErrorCode.NO_SPACE, "disk full"))
-        if lost:
+        if lost or self.disk_broken:
             self.put(JournalLost("test"))
         self.put(Booted())
         self.look()
@@ -284,9 +284,9 @@ class AgentMachine(RuleBasedStateMachine):
         self.down.append(self.server.resync(self.now, None, items))
 
     @rule()
-    def server_is_restored_to_nothing(self) -> None:
-        """From an old backup: it has forgotten numbers and facts, but asks for them."""
-        self.server.epoch, self.server.seq = "", 0
+    def server_is_restored(self) -> None:
+        """From a backup made when this epoch began: it has forgotten what came since, but asks for it."""
+        self.server.seq = 0
         self.server.sections, self.server.items = {}, {}
         self.down.append(self.server.resync(self.now, None, True))
         self.owed_resync = True
@@ -319,11 +319,16 @@ class AgentMachine(RuleBasedStateMachine):
             if self._at_rest():
                 break
         hashes = {name: section_hash({"value": value}) for name, value in self.facts.items()}
-        assert self.server.sections == hashes
+        assert self.server.sections == hashes, self._plight()
         assert self.server.items == self.items
         assert self.state.durable.outbox.unacked == 0
         for id in self.manager.orders:
             assert self.server.final(id) is not None, f"{id} never ended: {self.server.states(id)}"
+
+    def _plight(self) -> str:
+        box, server = self.state.durable.outbox, self.server
+        numbers = f"agent at {box.epoch} {box.base} to {box.next_seq}, server at {server.epoch} {server.seq}, left {server.retired}"
+        return f"{numbers}; {self.state.resend}; {self.state.link}; lacking {server.lacking()}"
 
     def _settle(self, round: int) -> None:
         if not self.session:

@@ -372,6 +372,21 @@ def test_a_server_that_forgot_what_it_acknowledged_gets_a_new_epoch() -> None:
     assert any(isinstance(m, Status) and m.full for m in bench.sent(effects))
 
 
+def test_the_answers_to_mere_repetitions_count_as_well() -> None:
+    """They come within milliseconds of a repetition by the timer, each time anew."""
+    bench = Bench()
+    bench.online()
+    bench.looked()
+    bench.put(Scanned({"cpu": {}}))
+    bench.ack(0)
+    for _ in range(2):
+        assert bench.state.resend.at is not None
+        bench.later(bench.state.resend.at - bench.mono)
+        bench.mono += 0.01
+        bench.ack(0)
+    assert bench.state.durable.outbox.epoch != "epoch-a"
+
+
 def test_an_acknowledgement_of_what_was_never_sent_begins_a_new_epoch() -> None:
     """The journal was rolled back (a disk image): numbers would collide with those of the lost time."""
     bench = Bench()

@@ -13,7 +13,7 @@ import pytest
 from broker.messages import CommandState, ErrorCode, Item, Log, Result
 from edge_agent import facts, journal
 from edge_agent.journal import Journal, JournalError
-from edge_agent.outbox import FactsPart, FullStatus, Outbox, put, take
+from edge_agent.outbox import FactsPart, FullStatus, Manifest, Outbox, put, take
 from edge_agent.state import Durable, Entry, Phase, fresh
 from tests.agent.rig import Authority
 
@@ -29,7 +29,7 @@ def full() -> Durable:
     box, _ = take(box, 0.0, "2026-11-22T18:00:00.000Z", {"cpu": "sha256:1"}, ())
     for part in (FactsPart("memory", facts.section_of({"bytes": 1})), ITEM, RESULT, Log(id="l", type="t", severity="info", message="m")):
         box = put(box, part)
-    box = put(box, FullStatus())
+    box = put(put(box, FullStatus()), Manifest())
     return Durable(
         outbox=replace(box, dropped=3),
         commands=(
