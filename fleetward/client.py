@@ -293,7 +293,8 @@ def _refusal(answer: httpx.Response) -> ApiError:
         body = {}
     problem = body if isinstance(body, dict) else {}
     title = str(problem.get("title") or answer.reason_phrase)
-    errors = [FieldError(str(one.get("pointer", "")), str(one.get("detail", ""))) for one in problem.get("errors") or []]
+    where = f" (column {column})" if (column := problem.get("column")) else ""
+    errors = [FieldError(str(one.get("pointer", "")), f"{one.get('detail', '')}{where}") for one in problem.get("errors") or []]
     after = answer.headers.get("Retry-After", "")
     return _exception_for(answer.status_code)(
         answer.status_code, title, str(problem.get("detail") or title), errors, float(after) if after.isdigit() else None
