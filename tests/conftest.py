@@ -80,7 +80,13 @@ def databases() -> Iterator[Databases]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        shutil.rmtree(home)
+        until(lambda: _removed(home), _STOP_SECONDS, "removing PostgreSQL's files")
+
+
+def _removed(home: Path) -> bool:
+    """Whether nothing is left: a server process on its way out may write a last file meanwhile."""
+    shutil.rmtree(home, ignore_errors=True)
+    return not home.exists()
 
 
 @pytest.fixture
