@@ -213,13 +213,16 @@ def delete(session: Session, kind: str, names: tuple[str, ...], force: bool, dry
 
 @click.command()
 @click.argument("kind")
-@click.argument("name", metavar="NAME|ID")
-@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+@click.argument("words", nargs=-1, required=True, metavar="NAME|ID KEY=VALUE|KEY-...")
 @format_option
 @connected
-def label(session: Session, kind: str, name: str, labels: tuple[str, ...], output: str) -> None:
+def label(session: Session, kind: str, words: tuple[str, ...], output: str) -> None:
     """Set labels of a resource (KEY=VALUE), or take them away (KEY-)."""
-    found = session.kind(kind)
+    named = () if "/" in kind else words[:1]
+    found, [name] = targets(session, kind, named)
+    labels = words[len(named) :]
+    if not labels:
+        raise CommandError("which labels? Give KEY=VALUE, or KEY- to take one away", Exit.USAGE)
     changes: dict[str, str | None] = {}
     for one in labels:
         if one.endswith("-") and "=" not in one:

@@ -39,6 +39,8 @@ def test_create_get_label_delete(fleet: Fleet) -> None:
     assert json.loads(ok(fleet("get", "Site", made["id"], "-o", "json"))) == made
     assert ok(fleet("label", "site", "life", "line-", "hall=north")) == "site/life labelled\n"
     assert json.loads(ok(fleet("get", "site/life", "-o", "json")))["labels"] == {"hall": "north"}
+    assert ok(fleet("label", "site/life", "hall-")) == "site/life labelled\n"
+    assert fleet("label", "site", "life").exit_code == 2
     assert ok(fleet("delete", "site", "life", "--dry-run")) == "site/life would be deleted\n"
     assert ok(fleet("delete", "site", "life")) == "site/life deleted\n"
     assert fleet("get", "site", "life").exit_code == 3
