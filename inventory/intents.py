@@ -1,8 +1,8 @@
 """Intents over MQTT: an integration's patch of one resource, checked, applied once, and replied to.
 
 Pure at its heart: `read_intent` makes an `Intent` of a payload, or raises what the reply then says. Where an integration signs, the broker
-is not believed: the JWS is by its certificate's key, its `correlation` is done once, `not_after` must lie within the time for which
-answers are kept, and `kind` and `id` in it, where given, must be those of the topic. Called by `inventory.service`.
+is not believed: the JWS is by its certificate's key, its `correlation` is done once for as long as `not_after` lets it be done at all, and
+`kind` and `id` in it, where given, must be those of the topic. Called by `inventory.service`.
 
 Source: contract.md section 3; RFC 7515 (JWS, compact), RFC 7518 section 3.4 (ES256), RFC 7396, RFC 9457.
 """

@@ -126,16 +126,19 @@ class Service:
     async def _take(self) -> None:
         """What arrives, in batches: one is opened while the one before it is written."""
         writing: asyncio.Task[None] | None = None
-        began = 0.0
+        next_at = 0.0
         try:
             while True:
-                await asyncio.sleep(max(0.0, began + self._settings.batch_wait_s - time.monotonic()))
+                await asyncio.sleep(max(0.0, next_at - time.monotonic()))
                 received = await self.session.batch(self._settings.batch_messages)
                 began = time.monotonic()
                 opened = await self.ingest.open(await self._sort(received))
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(self.ingest.process(opened), name="ingest batch")
+                    writing = None
+                if opened:
+                    writing = asyncio.create_task(self.ingest.process(opened), name="ingest batch")
+                next_at = began + (self._settings.batch_wait_s if opened else self._settings.idle_wait_s)
         finally:
             if writing is not None:
                 writing.cancel()

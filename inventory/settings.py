@@ -30,6 +30,9 @@ class Settings:
     batch_wait_s: float = 0.01
     """How long a first message waits for others, in seconds: a commit costs about that much, and a person does not see it."""
 
+    idle_wait_s: float = 0.03
+    """Likewise after nothing but heartbeats: a fleet at rest is not worth a hundred looks a second."""
+
     sweep_s: float = 2.0
     """How often silent devices are looked for, in seconds; presence is late by that much at most."""
     lease_s: float = 8.0

@@ -327,15 +327,15 @@ async def test_bad_bodies_of_forty_kinds_are_set_aside_and_acknowledged(rig: Rig
     assert kept[-1]["seq"] == 2 * len(BAD_BODIES) - 1
 
 
-@pytest.mark.parametrize(
-    "inner", [b"}}{", b'"sections":', b"\xff\xfe", b'"a":NaN', b"[" * 5000, b'"manifest":{},"sections":{"os":{"hash":"h","data":1e']
-)
-async def test_a_sealed_body_that_is_no_json_is_acknowledged_too(rig: Rig, inner: bytes) -> None:
+async def test_a_sealed_body_that_is_no_json_is_acknowledged_too(rig: Rig) -> None:
     """Its number can be read from its beginning; otherwise its sender would repeat it for ever."""
     d = rig.device
-    await rig.take(sealed(d, "up/facts", inner), d.inbound(d.facts(os={"kernel": "1"})))
-    assert rig.sent.acks(d) == [("e1", 2)]
-    assert (await rig.host())["kernel"] == "1"
+    half = b'"manifest":{},"sections":{"os":{"hash":"h","data":1e'
+    for inner in (b"}}{", b'"sections":', b"\xff\xfe", b'"a":NaN', b"[" * 5000, half):
+        await rig.take(sealed(d, "up/facts", inner), d.inbound(d.facts(os={"kernel": str(d.seq)})))
+        assert rig.sent.acks(d)[-1] == ("e1", d.seq)
+    assert rig.ingest.counts.set_aside == 6
+    assert (await rig.host())["kernel"] is not None
 
 
 async def test_what_the_database_refuses_is_found_by_halving(rig: Rig) -> None:
