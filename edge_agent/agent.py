@@ -99,6 +99,7 @@ def _lifecycle(turn: Turn, signal: JournalFailed | JournalMended | JournalLost |
             turn.set(broken=None)
             turn.note(logging.INFO, "journal is durable again")
             uplink.log(turn, "journal-mended", "info", "the agent's journal can be written again")
+            commands.start(turn)
         case JournalLost(message):
             uplink.log(turn, "journal-lost", "error", f"the agent's journal was set aside: {message}")
             uplink.report_all(turn)

@@ -81,7 +81,7 @@ def recover(turn: Turn) -> None:
 
 
 def start(turn: Turn) -> None:
-    """Start what waits and whose lane is free, in the order of arrival."""
+    """Start what waits and whose lane is free, in the order of arrival. Nothing starts while a start can't be journalled."""
     for known in turn.state.durable.commands:
         entry = _find(turn, known.id)  # a cancel before it may have ended it
         if entry is None or entry.phase is not Phase.RECEIVED or entry.order is None:
@@ -158,7 +158,7 @@ def _start(turn: Turn, entry: Entry, order: Order, lane: Lane) -> None:
     if entry.starts == 0 and _too_late(turn, order):
         _end(turn, entry, CommandState.TIMED_OUT, Failed(ErrorCode.TIMED_OUT, f"it was to start before {order.not_after}"))
         return
-    if turn.trusted() is None and entry.starts == 0:
+    if turn.state.broken is not None or (turn.trusted() is None and entry.starts == 0):
         return
     started = replace(entry, phase=Phase.STARTED, starts=entry.starts + 1, started_at=entry.started_at or turn.time_text())
     _journal(turn, started)

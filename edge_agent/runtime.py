@@ -154,8 +154,9 @@ class Runtime:
             log.warning("journal still can't be written", extra={"error": str(error)})
             return
         self._saved = self._state.durable
-        self._state, effects = agent.step(self._me, self._state, now, JournalMended())
-        if self._save(self._state.durable, now):
+        state, effects = agent.step(self._me, self._state, now, JournalMended())
+        if self._save(state.durable, now):
+            self._state = state
             self._perform(effects)
 
     def _open(self) -> tuple[Durable, tuple[Input, ...]]:

@@ -320,8 +320,8 @@ class AgentMachine(RuleBasedStateMachine):
                 break
         hashes = {name: section_hash({"value": value}) for name, value in self.facts.items()}
         assert self.server.sections == hashes, self._plight()
-        assert self.server.items == self.items
-        assert self.state.durable.outbox.unacked == 0
+        assert self.server.items == self.items, self._plight()
+        assert self.state.durable.outbox.unacked == 0, self._plight()
         for id in self.manager.orders:
             assert self.server.final(id) is not None, f"{id} never ended: {self.server.states(id)}"
 

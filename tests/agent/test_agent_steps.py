@@ -773,6 +773,17 @@ def test_a_broken_journal_is_said_and_nothing_is_run() -> None:
     assert only(Run, bench.command("cmd-2", 2)).command == "cmd-2"
 
 
+def test_what_waited_when_the_journal_broke_starts_when_it_is_mended() -> None:
+    """A start that can't be journalled is none; the command isn't forgotten either."""
+    bench = Bench()
+    bench.online()
+    bench.command("cmd-1", 1)
+    bench.command("cmd-2", 2)
+    bench.put(JournalFailed(ErrorCode.READ_ONLY, "remounted"))
+    assert not [e for e in bench.put(Finished("cmd-1", Succeeded())) if isinstance(e, Run)]
+    assert only(Run, bench.put(JournalMended())).command == "cmd-2"
+
+
 def test_a_lost_journal_makes_everything_be_reported() -> None:
     """Full status and all facts, and people are told."""
     bench = Bench()
