@@ -34,6 +34,7 @@ from inventory.inbound import Inbound
 from inventory.ingest import Ingest
 from inventory.intents import Intents
 from inventory.leases import Leases
+from inventory.memory import Recently
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
 from inventory.settings import Settings
@@ -77,6 +78,8 @@ class Service:
         self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
         self._intents = Intents(self._store, settings.topics, self._reply)
         self._asked: asyncio.Queue[tuple[IntentTopic, bytes]] = asyncio.Queue(maxsize=1000)
+        self._told = Recently(TELL_S, limit=1000)
+        self._numbers: dict[str, int] = {}
         self.subscribed = asyncio.Event()
 
     def parts(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -132,7 +135,7 @@ class Service:
                 await asyncio.sleep(max(0.0, next_at - time.monotonic()))
                 received = await self.session.batch(self._settings.batch_messages)
                 began = time.monotonic()
-                opened = await self.ingest.open(await self._sort(received))
+                opened = await self.ingest.open(self._sort(received))
                 if writing is not None:
                     await writing
                     writing = None
@@ -144,7 +147,7 @@ class Service:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)
 
-    async def _sort(self, received: Sequence[Received]) -> list[Inbound]:
+    def _sort(self, received: Sequence[Received]) -> list[Inbound]:
         now, mono = utcnow(), time.monotonic()
         inbound = []
         for message in received:
@@ -153,10 +156,18 @@ class Service:
                     at = mono - _age(message.at, now)
                     inbound.append(Inbound(device, channel, message.text, message.payload, at))
                 case IntentTopic() as topic:
-                    await self._asked.put((topic, message.payload))
-                case _:
+                    self._ask(topic, message.payload)
+                case _ if self._told.first(message.text, mono):
                     log.warning("message on a topic that is none", extra={"topic": message.text[:256]})
         return inbound
+
+    def _ask(self, topic: IntentTopic, payload: bytes) -> None:
+        """A writer that is faster than we are must not stop the devices: without a reply it asks again."""
+        try:
+            self._asked.put_nowait((topic, payload))
+        except asyncio.QueueFull:
+            if self._told.first(topic.integration, time.monotonic()):
+                log.warning("intents come faster than they are done, some were dropped", extra={"integration": topic.integration})
 
     async def _lease(self) -> None:
         while True:
@@ -198,7 +209,10 @@ class Service:
                 await asyncio.sleep(RETRY_S)
 
     async def _tell(self) -> None:
-        log.info("ingest so far", extra=asdict(self.ingest.counts) | asdict(self.ingest.refused))
+        numbers = asdict(self.ingest.counts) | asdict(self.ingest.refused)
+        if numbers != self._numbers:
+            log.info("ingest so far", extra=numbers)
+        self._numbers = numbers
 
     async def _clean(self) -> None:
         now = utcnow()
