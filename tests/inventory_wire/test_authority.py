@@ -159,7 +159,7 @@ def test_a_ca_key_of_another_installation_is_refused(made: Authority, tmp_path: 
         Authority(made.directory).bootstrap()
 
 
-@pytest.mark.parametrize("point", range(17))
+@pytest.mark.parametrize("point", range(0, 17, 2))
 def test_a_kill_after_any_file_is_put_right_by_the_next_run(tmp_path: Path, point: int) -> None:
     """kill -9 in the middle of writing each file; the next run completes what there is, and all of it fits together."""
     script = (
