@@ -71,23 +71,33 @@ def host_config_causes(row: Mapping[str, Any]) -> list[Cause]:
         causes.append(cause("WaitingForApproval", f"{row['host_name']} is {row['host_state']}: set its desired_state to onboarded"))
     elif row["presence"] in ("offline", "never"):
         causes.append(_offline(row["host_name"], row["presence"], row["last_seen"]))
-    if status["reason"] not in {each["reason"] for each in causes}:
-        causes.insert(0, _error_or_status(row, status))
+    told = {each["reason"] for each in causes}
+    error = _error(row, status)
+    if error is not None:
+        causes.insert(0, error)
+    elif row["command_state"] is None and status["reason"] not in told:
+        causes.insert(0, cause(status["reason"], status["message"] or _words(status["reason"]), status["since"], row["due_at"]))
     if row["command_state"] is not None:
-        times = f", sent {row['sends']} times" if row["sends"] > 1 else ""
-        causes.append(cause("Pending", f"the command {row['verb']} is {row['command_state']}{times}", row["commanded_at"]))
-    return _distinct(causes)
+        causes.append(_under_way(row, status))
+    return causes
 
 
-def _error_or_status(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause:
+def _error(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause | None:
+    """What went wrong: for good, or last time."""
     if status.get("halted"):
         what = f"{status['reason']}: {status['message']}" if status["message"] else status["reason"]
         return cause("Halted", f"{what}. It is not tried again until it is edited or retried", status["since"])
     error = loads(row["last_error"])
-    if error is not None and row["due_at"] is not None:
-        tried = f"{error['code']}: {error['message']} ({row['attempts']} failed)"
-        return cause("Retrying", tried, status["since"], row["due_at"])
-    return cause(status["reason"], status["message"] or _words(status["reason"]), status["since"], row["due_at"])
+    if error is None:
+        return None
+    tried = f"{error['code']}: {error['message']} (failed {_times(row['attempts'])})"
+    return cause("Retrying", tried, status["since"], None if row["command_state"] is not None else row["due_at"])
+
+
+def _under_way(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause:
+    times = f", sent {_times(row['sends'])}" if row["sends"] > 1 else ""
+    why = f"; {status['message']}" if status["reason"] == "Drifted" and status["message"] else ""
+    return cause("Pending", f"the command {row['verb']} is {row['command_state']}{times}{why}", row["commanded_at"])
 
 
 def shadow_causes(shadowed: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list[Cause]:
@@ -206,18 +216,12 @@ def _hosts(number: int) -> str:
     return _count(number, "host")
 
 
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _distinct(causes: Sequence[Cause]) -> list[Cause]:
-    """The same thing said twice is said once; of two, the one that knows since when or what comes next."""
-    found: dict[tuple[str, str], Cause] = {}
-    for each in causes:
-        key = (each["reason"], each["message"])
-        if key not in found or (found[key]["since"] is None and each["since"] is not None):
-            found[key] = each
-    return list(found.values())
 
 
 def _text(at: datetime | str | None) -> str | None:

@@ -186,7 +186,7 @@ WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until I
 -- name: hold_work
 -- Lock the rows that this holder still has; `now` is what time it is by whoever keeps it. $1 manager, $2 keys, $3 fences,
 -- $4 now, or NULL for this clock
-SELECT w.key, w.fence, w.attempts, w.again, coalesce($4::timestamptz, clock_timestamp()) AS now
+SELECT w.key, w.fence, w.attempts, w.again, w.last_error, coalesce($4::timestamptz, clock_timestamp()) AS now
 FROM work w JOIN unnest($2::text[], $3::bigint[]) AS t (key, fence) ON t.key = w.key AND t.fence = w.fence
 WHERE w.manager = $1 AND w.lease_until IS NOT NULL ORDER BY w.key FOR UPDATE OF w;
 

@@ -47,6 +47,7 @@ class Held:
     attempts: int
     again: Strength | None
     now: datetime
+    last_error: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,10 @@ class WorkQueue:
         """Lock the rows of claimed keys, in the order of their keys. A key that is missing from the answer has been taken over, and nothing
         that was decided for it may be written."""
         rows = await connection.fetch(SQL["hold_work"], manager, *_keys(claimed), self._clock())
-        return [Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None, r["now"]) for r in rows]
+        return [
+            Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None, r["now"], loads(r["last_error"]))
+            for r in rows
+        ]
 
     async def finish(self, connection: Connection, manager: str, left: Sequence[Entry], gone: Sequence[str]) -> None:
         """End the leases of held rows: write what stays, delete what is done."""

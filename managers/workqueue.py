@@ -22,17 +22,19 @@ Uniform = Callable[[float, float], float]
 class Backoff:
     """When a key that failed is tried again, and how often."""
 
-    first: timedelta = timedelta(seconds=2)
-    """The longest first pause; it doubles with each failure. Short, because most causes are."""
+    shortest: timedelta = timedelta(seconds=2)
+    """No pause is shorter: a device that has just failed fails again at once."""
     longest: timedelta = timedelta(minutes=10)
     """No pause is longer, so that a cause removed is noticed while somebody still looks."""
     attempts: int = 8
-    """Then it halts: about four minutes of trying, after which only the user can know more."""
+    """Then it halts: after some four minutes of trying only the user can know more."""
 
     def pause(self, failures: int, uniform: Uniform) -> timedelta:
-        """Full jitter: anything up to the ceiling, so that hosts that failed together don't come back together."""
-        ceiling = min(self.longest.total_seconds(), self.first.total_seconds() * 2.0 ** min(failures - 1, 30))
-        return timedelta(seconds=uniform(0.0, ceiling))
+        """Full jitter: anything from the shortest up to a ceiling that doubles with each failure, so that hosts that failed together don't
+        come back together."""
+        shortest = self.shortest.total_seconds()
+        ceiling = min(self.longest.total_seconds(), shortest * 2.0 ** min(failures, 30))
+        return timedelta(seconds=uniform(shortest, ceiling))
 
 
 class Fate(StrEnum):
@@ -72,7 +74,8 @@ def settle(held: Held, outcome: Outcome, backoff: Backoff, uniform: Uniform) -> 
         case Again(after):
             due_at = held.now if held.again else None if after is None else held.now + after
             attempts = 0 if held.again is Strength.FRESH else held.attempts
-            return Settled(Fate.WAITS, Entry(held.key, due_at, attempts), held.again is not None)
+            last_error = None if held.again is Strength.FRESH else held.last_error
+            return Settled(Fate.WAITS, Entry(held.key, due_at, attempts, last_error=last_error), held.again is not None)
         case Failed(error):
             return _failed(held, error, backoff, uniform)
 

@@ -215,7 +215,7 @@ async def test_what_is_away_counts_for_nothing(bench: Bench) -> None:
 async def test_failures_count_up_to_the_halt_and_fresh_begins_anew(bench: Bench) -> None:
     """Attempt by attempt; then nothing moves it but the user."""
     bench.recorder.answers["k"] = Failed(Error("ReadOnly", "no", recoverable=True))
-    backoff = Backoff(first=timedelta(milliseconds=10), attempts=3)
+    backoff = Backoff(shortest=timedelta(milliseconds=10), attempts=3)
     async with bench.replica(backoff=backoff):
         await bench.trigger("k")
         await eventually(lambda: _halted(bench, "k"))

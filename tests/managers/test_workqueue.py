@@ -27,10 +27,10 @@ def settled(outcome: Done | Again | Failed, attempts: int = 0, again: Strength |
 
 
 def test_backoff_doubles_up_to_ten_minutes() -> None:
-    """The ceiling starts at 2 s; the pause is anywhere below it."""
+    """The pause is anywhere between 2 s and a ceiling that doubles."""
     ceilings = [Backoff().pause(n, longest).total_seconds() for n in range(1, 12)]
-    assert ceilings == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
-    assert Backoff().pause(5, lambda low, high: low).total_seconds() == 0
+    assert ceilings == [4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600]
+    assert Backoff().pause(5, lambda low, high: low).total_seconds() == 2
 
 
 def test_backoff_survives_any_number_of_failures() -> None:
@@ -57,6 +57,16 @@ def test_again_counts_no_attempt() -> None:
     assert settled(Again(None, "WaitingForDevice"), attempts=3) == Settled(Fate.WAITS, Entry("k", None, 3))
 
 
+def test_what_failed_last_is_remembered_while_the_next_attempt_runs() -> None:
+    """Until a fresh intent; `explain` tells it."""
+    last = {"code": "ReadOnly", "message": "no"}
+    held_again = Held("k", 1, 1, None, NOW, last)
+    waits = settle(held_again, Again(None, "Pending"), Backoff(), longest).entry
+    assert waits is not None and waits.last_error == last
+    fresh = settle(Held("k", 1, 1, Strength.FRESH, NOW, last), Again(None, "Pending"), Backoff(), longest).entry
+    assert fresh is not None and fresh.last_error is None
+
+
 def test_a_recoverable_failure_backs_off_seven_times_and_halts_at_the_eighth() -> None:
     """In virtual time: each pause follows the last, and then nothing more is due."""
     now, attempts, pauses = NOW, 0, []
@@ -68,7 +78,7 @@ def test_a_recoverable_failure_backs_off_seven_times_and_halts_at_the_eighth() -
         assert outcome.entry.due_at is not None and outcome.entry.backoff
         pauses.append((outcome.entry.due_at - now).total_seconds())
         now, attempts = outcome.entry.due_at, outcome.entry.attempts
-    assert pauses == [2, 4, 8, 16, 32, 64, 128]
+    assert pauses == [4, 8, 16, 32, 64, 128, 256]
     assert outcome.entry == Entry("k", None, 8, halted=True, last_error=outcome.entry.last_error)
     assert outcome.entry.last_error == {"code": "ReadOnly", "message": "read-only file system", "recoverable": True, "attempt": 8}
 
@@ -83,7 +93,7 @@ def test_an_unrecoverable_failure_halts_at_once() -> None:
 def test_a_failure_is_not_tried_again_at_once_because_something_changed() -> None:
     """Only the device coming online or a fresh intent cuts a backoff short, and only a fresh intent a halt."""
     changed = settled(Failed(READ_ONLY), again=Strength.CHANGED).entry
-    assert changed is not None and changed.backoff and changed.due_at == NOW + timedelta(seconds=2)
+    assert changed is not None and changed.backoff and changed.due_at == NOW + timedelta(seconds=4)
     online = settled(Failed(READ_ONLY), again=Strength.NOW).entry
     assert online is not None and not online.backoff and online.due_at == NOW and online.attempts == 1
     assert settled(Failed(OUTSIDE), again=Strength.NOW).fate is Fate.HALTS
