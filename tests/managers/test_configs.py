@@ -249,6 +249,20 @@ async def test_a_host_config_dropped_by_force_comes_back(fleet: Fleet) -> None:
         assert (await fleet.settled(host, config["id"]))["id"] != first["id"]
 
 
+async def test_two_replicas_make_one_command_a_host(fleet: Fleet) -> None:
+    """Whichever of them reads, decides and sends."""
+    async with managed(fleet), managed(fleet):
+        hosts = [await fleet.host(f"h{n}") for n in range(12)]
+        config = await fleet.config("motd", "", "one")
+        for host in hosts:
+            await fleet.settled(host, config["id"])
+        await fleet.patch("config", "motd", files=[{"path": "/etc/fleet/motd", "content": "two"}])
+        await eventually(lambda: _sent(fleet, 24))
+        await fleet.quiet()
+        assert sorted(order.device for order in fleet.wire.orders) == sorted(hosts * 2)
+        assert len({order.id for order in fleet.wire.orders}) == 24
+
+
 async def _gone(fleet: Fleet, host: str, config: str) -> bool:
     return await fleet.host_config(host, config) is None
 

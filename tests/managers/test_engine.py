@@ -301,6 +301,29 @@ async def test_the_feed_misses_nothing_while_it_is_down(bench: Bench) -> None:
         await asyncio.gather(relay, return_exceptions=True)
 
 
+async def test_a_cursor_below_the_floor_begins_anew_with_scans(bench: Bench) -> None:
+    """What the log no longer tells, the scans see; the reader goes on from now."""
+    store = Store(bench.db)
+    relay = asyncio.create_task(Relay(bench.db).run())
+    try:
+        host = (await store.create("host", {"name": "a"}, Actor.system()))["id"]
+        async with bench.db.acquire() as connection:
+            await connection.execute("INSERT INTO cursors (name, position) VALUES ('managers', 0)")
+
+            async def moved() -> bool:
+                return bool(await connection.fetchval("UPDATE relay SET floor = position WHERE position > 0 RETURNING 1"))
+
+            await eventually(moved)
+        scanned = bench.manager(scans=(Scan("scan_hosts", timedelta(hours=1)),))
+        async with _running(Feed(bench.db, WorkQueue(bench.db), [scanned], lambda names: None)):
+            await eventually(lambda: _has(bench, host))
+        async with bench.db.acquire() as connection:
+            assert await connection.fetchval("SELECT c.position = r.position FROM cursors c, relay r WHERE c.name = 'managers'")
+    finally:
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+
+
 async def test_one_feed_reads_at_a_time(bench: Bench) -> None:
     """The second stands by, and takes over when the first has gone."""
     first = Feed(bench.db, WorkQueue(bench.db), [bench.manager()], lambda names: None)
