@@ -83,7 +83,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.server = Server(self.authority)
         self.manager = Manager(self.authority)
         self.mono = 0.0
-        self.epochs = self.losses = 0
+        self.epochs = self.losses = self.starts = 0
         self.facts: dict[str, Any] = dict.fromkeys(SECTIONS, 0)
         self.items: dict[str, Item] = {}
         self.up: list[tuple[str, bytes]] = []
@@ -104,7 +104,8 @@ class AgentMachine(RuleBasedStateMachine):
         """A process begins: all but the disk is gone."""
         self.working: Run | None = None
         self.session = ""
-        self.state: State = agent.begin(self.disk, f"seed-{self.mono}".encode().ljust(32, b"s"))
+        self.starts += 1
+        self.state: State = agent.begin(self.disk, f"seed-{self.starts}".encode().ljust(32, b"s"))
         if self.disk_broken:
             self.put(JournalFailed(ErrorCode.NO_SPACE, "disk full"))
         if lost or self.disk_broken:
