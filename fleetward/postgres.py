@@ -4,10 +4,11 @@ It lays a cluster out and says how to start it; who starts, watches and ends the
 Deliberately not used: that package's `get_server()`, which kills foreign processes named in a stale pid file and leaves Postgres
 behind (design.md section 3).
 
-A cluster's home holds `data/` (PGDATA), the generated configuration, and the socket. Access is by `peer` only: the operating system
-says who connects, so there is no password to keep, and no TCP port.
+A cluster's home holds `data/` (PGDATA), `socket/`, and the generated configuration. Access is by `peer` only: the operating system says
+who connects, so there is no password to keep, and no TCP port.
 
-Postgres refuses to run as root, so root hands the home, and nothing else, to an unprivileged user (docs/adr/0003).
+Postgres refuses to run as root, so root hands `data` and `socket`, and nothing else, to an unprivileged user (docs/adr/0003): the home
+stays root's, because root must not write where another user could have put a link.
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from fleetward import launch, process
 from fleetward.owner import Owner, give, owner, traversable
@@ -75,7 +77,7 @@ class Cluster:
         return self.home / "data"
 
     def url(self, database: str = ROLE, role: str = ROLE) -> str:
-        return f"postgresql://{role}@/{database}?host={self.sockets}"
+        return f"postgresql://{role}@/{database}?host={quote(str(self.sockets), safe='/')}"
 
     def command(self) -> list[str]:
         """What starts it, as its owner."""
@@ -119,8 +121,8 @@ def prepare(home: Path, settings: Mapping[str, str]) -> Cluster:
     except LookupError as error:
         raise PostgresError(f"{error}, or give --database URL") from None
     home = _placed(home, who)
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    give(home, who)
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o711)
     cluster = Cluster(home, _reachable(_programs_for(home / "data"), home, who), who, _socket_directory(home, who))
     if not cluster.data.exists():
         _initdb(cluster)
@@ -136,6 +138,7 @@ def _placed(home: Path, who: Owner) -> Path:
     if home.exists():
         raise PostgresError(f"{who.name} can't reach {home}: move the data directory to where other users may pass, such as /var/lib")
     _ELSEWHERE.mkdir(mode=0o711, parents=True, exist_ok=True)
+    _ELSEWHERE.chmod(0o711)
     home.symlink_to(tempfile.mkdtemp(prefix="cluster-", dir=_ELSEWHERE))
     return home.resolve()
 
@@ -216,18 +219,24 @@ def _copy_programs(programs: Programs, to: Path) -> None:
 
 
 def _socket_directory(home: Path, who: Owner) -> Path:
-    """The home, or a fresh directory below /tmp where the home's path is too long for a socket."""
-    if len(os.fsencode(home) + _SOCKET_NAME.encode()) <= _SOCKET_LIMIT:
-        return home
-    short = Path(tempfile.mkdtemp(prefix="fleetward-", dir="/tmp"))
-    give(short, who)
-    return short
+    """`socket` in the home; a link to a directory below /tmp where its own path is too long for a socket."""
+    place = home / "socket"
+    if not place.exists():
+        place.unlink(missing_ok=True)
+        if len(os.fsencode(place) + _SOCKET_NAME.encode()) > _SOCKET_LIMIT:
+            place.symlink_to(tempfile.mkdtemp(prefix="fleetward-", dir="/tmp"))
+        else:
+            place.mkdir(mode=0o700)
+        give(place, who)
+    return place.resolve()
 
 
 def _initdb(cluster: Cluster) -> None:
     """Into a directory of another name first: `data` exists only when it is whole."""
     partial = cluster.home / "data.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    give(partial, cluster.owner)
     command = [cluster.programs.path("initdb"), "-D", str(partial), "-U", SUPERUSER, "--encoding=UTF8", "--no-instructions"]
     command += ["--auth-local=peer", "--auth-host=scram-sha-256", "--locale=C", "--data-checksums"]
     launched = launch.through(command, user=cluster.owner.user)
@@ -252,14 +261,14 @@ def _configure(cluster: Cluster, settings: Mapping[str, str]) -> None:
     }
     lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in all_settings.items()]
     me = pwd.getpwuid(os.geteuid()).pw_name
-    _write(home / "postgresql.conf", "".join(lines), cluster.owner)
-    _write(home / "pg_hba.conf", "local all all peer map=supervisor\n", cluster.owner)
-    _write(home / "pg_ident.conf", f'supervisor "{me}" {SUPERUSER}\nsupervisor "{me}" {ROLE}\n', cluster.owner)
+    _write(home / "postgresql.conf", "".join(lines))
+    _write(home / "pg_hba.conf", "local all all peer map=supervisor\n")
+    _write(home / "pg_ident.conf", f'supervisor "{me}" {SUPERUSER}\nsupervisor "{me}" {ROLE}\n')
 
 
-def _write(path: Path, text: str, who: Owner) -> None:
+def _write(path: Path, text: str) -> None:
+    """Readable by the server; there is no secret in it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
-    partial.chmod(0o600)
-    give(partial, who)
+    partial.chmod(0o644)
     partial.replace(path)

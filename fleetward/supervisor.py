@@ -7,6 +7,7 @@ No child outlives it: the kernel ends them when it dies (`fleetward.launch`), an
 the next `up` ends what is left all the same. Children write their log files themselves; nothing flows through this process.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -168,7 +169,7 @@ class Supervisor:
         for child in self._children.values():
             if child.process is None:
                 if time.monotonic() >= child.due:
-                    self._spawn(child)
+                    self._spawn_again(child)
             elif (code := child.process.poll()) is not None:
                 self._died(child, code)
             elif not child.ready and child.service.ready(self._said(child)):
@@ -184,6 +185,16 @@ class Supervisor:
         if worth_saying(child.failures):
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             self._say(f"{child.service.name}: died ({how}), starting it again; see {self._log_file(child.service.name)}")
+
+    def _spawn_again(self, child: _Child) -> None:
+        """A full disk or too many processes must not end what still runs."""
+        try:
+            self._spawn(child)
+        except OSError as error:
+            child.failures += 1
+            child.due = time.monotonic() + restart_delay(child.failures)
+            if worth_saying(child.failures):
+                self._say(f"{child.service.name}: can't be started ({error}), trying again")
 
     def _spawn(self, child: _Child) -> None:
         service = child.service
@@ -264,8 +275,9 @@ class Supervisor:
         for name, child in self._children.items():
             path = self._log_file(name)
             if child.ready and path.stat().st_size > LOG_BYTES:
-                shutil.copyfile(path, path.with_suffix(".log.1"))
-                os.truncate(path, 0)
+                with contextlib.suppress(OSError):  # a full disk: the next look tries again
+                    shutil.copyfile(path, path.with_suffix(".log.1"))
+                    os.truncate(path, 0)
 
 
 def _popen(command: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | int, log: IO[bytes]) -> "subprocess.Popen[bytes]":

@@ -64,7 +64,7 @@ def _supervised(settings: Up, data: DataDir, inherited: Mapping[str, str], progr
         code = 0
     except Unusable as error:
         code = _complain(str(error), 2)
-    except (NotReady, postgres.PostgresError, ClientError) as error:
+    except (NotReady, postgres.PostgresError, ClientError, OSError) as error:
         code = _complain(str(error), 1)
     finally:
         supervisor.stop()

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
@@ -29,28 +28,30 @@ def enroll() -> None:
     print("host-01")
 
 
-class Web(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self._answer(200 if self.path == "/readyz" else 404, {})
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        allowed = self.path == "/api/v1/enrollment-tokens" and self.headers["Authorization"] == "Bearer admin-token" and asked["approve"]
-        self._answer(201 if allowed else 403, {"token": "once-only"})
-
-    def _answer(self, status: int, body: dict[str, str]) -> None:
-        payload = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the log is read for the ready line."""
-
-
 def web() -> None:
-    server = ThreadingHTTPServer((argument("--host"), int(argument("--port"))), Web)
+    # Only this stand-in needs it, and all start at once.
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Web(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200 if self.path == "/readyz" else 404, {})
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            known = self.headers["Authorization"] == "Bearer admin-token" and asked["approve"]
+            self._answer(201 if known and self.path == "/api/v1/enrollment-tokens" else 403, {"token": "once-only"})
+
+        def _answer(self, status: int, body: dict[str, str]) -> None:
+            payload = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: the log is read for the ready line."""
+
+    server = HTTPServer((argument("--host"), int(argument("--port"))), Web)
     print("ready")
     server.serve_forever()
 

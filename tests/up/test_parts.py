@@ -153,7 +153,8 @@ def test_closed_directories_stay_closed(tmp_path: Path) -> None:
         assert data.postgres.is_symlink() == who.other
         assert postgres.prepare(data.postgres, postgres.throwaway()).home == cluster.home
         assert [(path, path.stat().st_mode) for path, _ in before] == before
-        assert cluster.home.stat().st_uid == who.uid
+        assert cluster.home.stat().st_uid == os.geteuid()
+        assert cluster.data.stat().st_uid == cluster.sockets.stat().st_uid == who.uid
     finally:
         shutil.rmtree(cluster.home)
 
@@ -174,12 +175,21 @@ def test_programs_behind_a_closed_door_are_copied() -> None:
 
 
 def test_long_paths_get_a_short_socket() -> None:
-    """A socket's path has a limit that data directories do not."""
-    home = Path("/tmp") / ("x" * 100)
-    sockets = postgres._socket_directory(home, owner.owner())
+    """A socket's path has a limit that data directories do not; the same one is used again at the next start."""
+    home = Path(tempfile.mkdtemp(prefix="x" * 100, dir="/tmp"))
     try:
+        sockets = postgres._socket_directory(home, owner.owner())
         assert len(str(sockets)) < 60
         assert sockets.stat().st_uid == owner.owner().uid
-    finally:
+        assert postgres._socket_directory(home, owner.owner()) == sockets
         os.rmdir(sockets)
-    assert postgres._socket_directory(Path("/tmp/short"), owner.owner()) == Path("/tmp/short")
+        assert postgres._socket_directory(home, owner.owner()) != sockets
+        os.rmdir(postgres._socket_directory(home, owner.owner()))
+    finally:
+        shutil.rmtree(home)
+
+
+def test_odd_characters_in_paths_survive_the_url() -> None:
+    """A data directory may have a name with blanks and percent signs."""
+    cluster = postgres.Cluster(Path("/x"), postgres.Programs(Path("/p")), owner.owner(), Path("/d x/100%/postgres/socket"))
+    assert libpq_environment(cluster.url())["PGHOST"] == "/d x/100%/postgres/socket"

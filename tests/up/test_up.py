@@ -17,7 +17,7 @@ EVERYONE = {"postgres", "broker", "inventory", "managers", "web", "agent"}
 
 def database_marker(run: Run) -> str:
     """What a table in the run's own database holds; the table is made when missing."""
-    socket_directory = run.data / "postgres"
+    socket_directory = run.data / "postgres" / "socket"
     psql = postgres.installed()[0].path("psql")
     sql = "CREATE TABLE IF NOT EXISTS marker (at timestamptz DEFAULT now()); SELECT count(*) FROM marker; INSERT INTO marker DEFAULT VALUES"
     url = f"postgresql://fleetward@/fleetward?host={socket_directory}"
