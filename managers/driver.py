@@ -63,6 +63,8 @@ class Manager:
     """Keys claimed at once: they share statements and a commit."""
     concurrency: int = 2
     """Batches under way at once in this process."""
+    pause_s: float = 0.0
+    """Between the end of a batch and the next claim in its place, so that keys gather."""
     time_limit_s: float = 60.0
     """For the reconcile of a batch: a hung one would hold its keys for ever."""
 
@@ -150,6 +152,7 @@ class Worker:
         finally:
             for c in claimed:
                 self._in_hand.pop(c.key, None)
+        await asyncio.sleep(self.manager.pause_s)
 
     async def _reconcile(self, claimed: Sequence[Claimed]) -> Mapping[str, Outcome]:
         """An outcome a key; none for a key that another replica has taken over."""

@@ -90,6 +90,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
             scans=(Scan("scan_untold", timedelta(minutes=1)),),
             batch=1000,  # what shares a batch is told as one
             concurrency=1,
+            pause_s=notification.PAUSE_S,
         ),
     )
     queues = [manager.queue for manager in registered]

@@ -22,6 +22,8 @@ QUEUE = "notification"
 
 GATHER = timedelta(seconds=2)
 """For a host: sections of facts, and hosts that share a fate, arrive within moments of each other."""
+PAUSE_S = 2.0
+"""Between two batches: a fleet that enrolls or fails host by host is told of in some messages, not in as many as there are hosts."""
 GATHER_HALTS = timedelta(seconds=5)
 """For a config: it halts on one host after the other."""
 FEW = 3

@@ -15,6 +15,7 @@ from tests.managers.fleet import Fleet, eventually, managed
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notifications gather for a shorter time."""
     monkeypatch.setattr(notification, "GATHER", timedelta(milliseconds=400))
+    monkeypatch.setattr(notification, "PAUSE_S", 0.1)
     monkeypatch.setattr(notification, "GATHER_HALTS", timedelta(milliseconds=400))
 
 
