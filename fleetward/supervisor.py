@@ -33,7 +33,7 @@ _LONGEST_DELAY = 4.0
 _STEADY_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 _STARTING_LOOK_SECONDS = 0.05
-_WAKING = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WAKING = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Stopped(Exception):
@@ -96,7 +96,9 @@ class Supervisor:
         self._say = say
         self._children: dict[str, _Child] = {}
         self._asked = 0.0
-        signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+        # nohup ignores SIGHUP; a blocked one would arrive here all the same.
+        self._waking = _WAKING - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set())
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._waking)
 
     # --- starting -------------------------------------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ class Supervisor:
 
     def _pause(self, seconds: float) -> None:
         """Sleep, or until a child ends. Raises Stopped when asked to end."""
-        got = signal.sigtimedwait(_WAKING, seconds)
+        got = signal.sigtimedwait(self._waking, seconds)
         if got is not None and got.si_signo != signal.SIGCHLD:
             raise Stopped
 
