@@ -6,6 +6,8 @@ started once (`forget_first_password`): only then has whoever ran this step hear
 """
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,9 @@ from pathlib import Path
 from inventory import accounts
 from inventory.authority import Authority, write_secret
 from inventory.db import Database, migrate
+
+LOCK = 0x666C7764_0012
+"""Advisory lock (`inventory.db` says how they are numbered)."""
 
 ADMINISTRATOR = "admin"
 TOKEN_NAME = "local command line"
@@ -38,12 +43,24 @@ async def bootstrap(wanted: Wanted, now: datetime) -> str | None:
     Authority(wanted.secrets).bootstrap(wanted.advertised)
     db = await Database.open(wanted.database, application="fleetward-bootstrap", pool_size=2)
     try:
-        password = await first_password(db, wanted.secrets, now)
-        if wanted.admin_token_file is not None:
-            await admin_token(db, wanted.admin_token_file, now)
+        async with _alone(db):
+            password = await first_password(db, wanted.secrets, now)
+            if wanted.admin_token_file is not None:
+                await admin_token(db, wanted.admin_token_file, now)
         return password
     finally:
         await db.close()
+
+
+@asynccontextmanager
+async def _alone(db: Database) -> AsyncIterator[None]:
+    """One at a time on a database: two that begin together must not each make a password."""
+    held = await db.connect()
+    try:
+        await held.execute("SELECT pg_advisory_lock($1)", LOCK)
+        yield
+    finally:
+        await held.close()
 
 
 async def first_password(db: Database, directory: Path, now: datetime) -> str | None:
