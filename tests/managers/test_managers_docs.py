@@ -5,7 +5,10 @@ from pathlib import Path
 
 from inventory.applying import Configs
 from inventory.db import SQL, Database
+from inventory.kind import INVENTORY
+from inventory.kinds import KINDS
 from inventory.store import Store
+from managers import dispatch
 from managers.rendering import Renderer
 from managers.wiring import Parts, managers
 
@@ -27,3 +30,11 @@ def test_every_notification_is_documented() -> None:
     section = TEXT.split("## Notifications")[1].split("##")[0]
     types = set(re.findall(r'"((?:Host|Agent|Component|Config)[A-Z][A-Za-z]+)"', source))
     assert types == set(re.findall(r"`([A-Z][A-Za-z]+)`", section))
+
+
+def test_every_kind_has_its_manager(db: Database) -> None:
+    """Who owns a kind's current state and status is there; who has states has a manager that keeps the status."""
+    registered = managers(Parts(db, Store(db), Configs(db), Renderer()))
+    there = {manager.actor.name for manager in registered} | {dispatch.ACTOR.name, INVENTORY}
+    assert {kind.manager for kind in KINDS} <= there
+    assert {kind.name for kind in KINDS if kind.states} == {manager.status_of for manager in registered if manager.status_of}
