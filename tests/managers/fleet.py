@@ -24,7 +24,7 @@ from managers.service import Running, assemble, started
 from managers.settings import Settings
 
 ADMIN = Actor.user("admin", "admin")
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 
 Answer = Callable[["Fleet", Order], Awaitable[None]]
 
@@ -191,7 +191,7 @@ class Fleet:
                     )
                 )
 
-        await eventually(look, 25.0)
+        await eventually(look, 40.0)
 
 
 @asynccontextmanager
