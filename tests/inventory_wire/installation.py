@@ -58,7 +58,8 @@ class Installation:
 
     directory: Path
     database: str
-    port: int
+    port: int = 0
+    """Of the broker: chosen by the system at its first start, and kept."""
     processes: dict[str, Process] = field(default_factory=dict)
 
     @property
@@ -88,6 +89,8 @@ class Installation:
         async with asyncio.timeout(DEADLINE_S):
             line = await process.stdout.readline()
         assert line.startswith((b"ready", b"listening")), f"{name} said {line!r}: {self.log(name)[-3000:]}"
+        if name == "broker":
+            self.port = int(line.rsplit(b":", 1)[1])
         return process
 
     async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
@@ -120,10 +123,10 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(database: str, port: int) -> AsyncIterator[Installation]:
+async def installation(database: str) -> AsyncIterator[Installation]:
     """With its keys; the database is migrated already. Nothing runs yet, and what was started is ended at the end."""
     with tempfile.TemporaryDirectory(prefix="fleetward-wire-", dir="/tmp") as directory:
-        made = Installation(Path(directory), database, port)
+        made = Installation(Path(directory), database)
         Authority(made.secrets).bootstrap()
         (made.directory / "broker").mkdir(exist_ok=True)
         try:

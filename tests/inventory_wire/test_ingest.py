@@ -341,10 +341,11 @@ async def test_a_sealed_body_that_is_no_json_is_acknowledged_too(rig: Rig) -> No
 async def test_what_the_database_refuses_is_found_by_halving(rig: Rig) -> None:
     """One message in a batch that no check foresaw: it alone is set aside."""
     devices = await make_devices(rig.db, rig.store, rig.authority, [f"edge-{n}" for n in range(8)])
-    await rig.fetch("ALTER TABLE host_facts ADD CHECK (data->>'name' IS DISTINCT FROM 'unforeseen')")
+    await rig.fetch("ALTER TABLE host_facts ADD CONSTRAINT unforeseen CHECK (data->>'name' IS DISTINCT FROM 'unforeseen')")
     batch = [d.inbound(d.facts(os={"kernel": "1"})) for d in devices]
     batch[5] = devices[5].inbound(devices[5].facts(os={"name": "unforeseen"}), seq=1)
     await rig.take(*batch)
+    await rig.fetch("ALTER TABLE host_facts DROP CONSTRAINT unforeseen")
     for n, d in enumerate(devices):
         assert rig.sent.acks(d) == [("e1", 1)]
         assert (await rig.store.get("host", d.id))["kernel"] == (None if n == 5 else "1")

@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -33,9 +33,9 @@ BROKER = ("127.0.0.1", 8883)
 
 
 @pytest.fixture
-async def place(inventory_url: str, ports: Callable[[], int]) -> AsyncIterator[Installation]:
+async def place(inventory_url: str) -> AsyncIterator[Installation]:
     """An installation with a running broker."""
-    async with installation(inventory_url, ports()) as made:
+    async with installation(inventory_url) as made:
         await made.start("broker")
         yield made
 
