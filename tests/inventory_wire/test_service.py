@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import aiomqtt
@@ -58,6 +59,9 @@ class Line:
 
     async def say(self, message: Message, **numbers: Any) -> None:
         await self.client.publish(self.device.topic(message.suffix), self.device.payload(message, **numbers), qos=1)
+
+    def has(self, seq: int) -> bool:
+        return self.acked() >= seq
 
     def acked(self) -> int:
         return max((m.seq for m in self.got if isinstance(m, Ack) and m.epoch == self.device.epoch), default=0)
@@ -164,6 +168,32 @@ async def test_a_broker_that_restarts_is_come_back_to(place: Installation, db: D
     async with db.acquire() as connection:
         placed = await connection.fetchval("SELECT position FROM changes WHERE resource_id = $1", region["id"])
         await until(lambda: _at_least(connection, placed), "the publisher's cursor")
+
+
+async def test_a_database_that_restarts_is_come_back_to(place: Installation, db: Database, store: Store) -> None:
+    """Every part of the process loses its connections, three times: then facts are taken, changes placed and published, shards held."""
+    process = await place.start("inventory")
+    device = await enroll(place, db, store)
+    connection = await db.connect()
+    async with connected(place, device) as line:
+        for n in range(1, 4):
+            await line.say(device.facts(os={"kernel": str(n)}), seq=n)
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'fleetward-%' AND pid <> pg_backend_pid()"
+            )
+            await until(partial(line.has, n), "the acknowledgement")
+        region = await store.create("region", {"name": "afterwards"}, Actor.user("admin", "admin"))
+
+        async def position() -> int:
+            return await connection.fetchval("SELECT position FROM changes WHERE resource_id = $1", region["id"]) or 0
+
+        placed = await until(position, "the position")
+        await until(lambda: _at_least(connection, placed), "the publisher's cursor")
+    assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL AND until > now()") == 256
+    assert process.returncode is None
+    assert '"traceback"' not in place.log("inventory")
+    await connection.close()
 
 
 async def _at_least(connection: Any, position: int) -> bool:
