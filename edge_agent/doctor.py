@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent import identity, journal, settings
+from edge_agent import discovery, identity, journal, settings
 from edge_agent.identity import Identity
 from edge_agent.session import tls_context
 
@@ -23,7 +23,7 @@ class Finding:
 
 def examine(state_dir: Path) -> list[Finding]:
     """All findings; it goes on after a bad one as far as that makes sense."""
-    found = [_settings(state_dir)]
+    found = [_settings(state_dir), _discovery()]
     try:
         me = identity.load(state_dir)
     except identity.NotEnrolled as error:
@@ -39,6 +39,15 @@ def _settings(state_dir: Path) -> Finding:
     except settings.SettingsError as error:
         return Finding(False, "settings", str(error))
     return Finding(True, "settings", f"files may be placed below {', '.join(str(root) for root in found.roots) or 'nothing'}")
+
+
+def _discovery() -> Finding:
+    """Not being root is no fault, but worth knowing."""
+    scan = discovery.scan()
+    if scan.errors:
+        return Finding(False, "discovery", "; ".join(f"{section}: {error}" for section, error in sorted(scan.errors.items())))
+    hidden = f"; only root could read more of {', '.join(sorted(scan.denied))}" if scan.denied else ""
+    return Finding(True, "discovery", f"{len(scan.sections)} sections{hidden}")
 
 
 def _tried(what: str, check: Callable[[Identity], str], me: Identity) -> Finding:

@@ -42,9 +42,10 @@ class AgentProcess:
         self.device = done.stdout.strip()
         return self.device
 
-    def start(self) -> None:
+    def start(self, *prefix: str) -> None:
+        """`prefix`: a program that becomes the agent, such as `unshare`."""
         with (self.state_dir / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(self.command("run"), cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*prefix, *self.command("run")], cwd=ROOT, stdout=log, stderr=log)
 
     def kill(self) -> None:
         assert self.process is not None

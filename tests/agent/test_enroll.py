@@ -173,7 +173,7 @@ def test_doctor_says_what_is_wrong(fleet: Fleet, new_agent: Any) -> None:
     agent: AgentProcess = new_agent()
     agent.enroll(fleet)
     good = subprocess.run(agent.command("doctor"), cwd=ROOT, capture_output=True, text=True)
-    assert good.returncode == 0 and good.stdout.count("ok  ") == 5, good.stdout
+    assert good.returncode == 0 and good.stdout.count("ok  ") == 6, good.stdout
     fleet.broker.stop()
     bad = subprocess.run(agent.command("doctor"), cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 1 and "FAIL broker" in bad.stdout
