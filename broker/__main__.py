@@ -30,11 +30,11 @@ _FOREIGN = ("amqtt", "transitions", "asyncio", "websockets", "passlib")
 
 
 class _Fields(logging.Formatter):
-    """`time level logger message field=value …`, on one line."""
+    """`time level logger message field=value …`, on one line; a traceback follows on lines of its own."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = (f" {key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN)
-        return super().format(record) + "".join(fields)
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = [f" {key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN]
+        return super().formatMessage(record) + "".join(fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -66,6 +66,22 @@ async def test_another_topic_root(certs: CertFactory, tmp_path: Path) -> None:
         await device.abort()
 
 
+async def test_what_was_refused_is_in_the_log_with_its_fields(certs: CertFactory, tmp_path: Path) -> None:
+    """Whoever looks for why a client gets nothing finds who it was and what it may not do, on one line."""
+    async with started(certs.directory, tmp_path, "--port", "0") as process:
+        device = Wire("127.0.0.1", await port_of(process), certs.client_context("host-a", Class.DEVICE))
+        await device.connect("host-a")
+        assert await device.subscribe(Topics().downlinks("host-b")) == [0x80]
+        await device.abort()
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            _, said = await process.communicate()
+    log = said.decode()
+    (line,) = [line for line in log.splitlines() if " denied client=" in line and " was denied " not in line]
+    assert "client='host-a'" in line and f"topic='{Topics().downlinks('host-b')}'" in line
+    assert "Logging error" not in log and "Traceback" not in log, log
+
+
 async def _refusal(secrets: Path, data: Path, *arguments: str) -> str:
     async with started(secrets, data, *arguments) as process, asyncio.timeout(15):
         _, said = await process.communicate()
