@@ -15,7 +15,7 @@ from inventory.authority import Authority, CommandSigner
 from inventory.changes import Relay, read
 from inventory.db import Database, loads
 from inventory.inbound import Inbound
-from inventory.ingest import Ingest
+from inventory.ingest import Ingest, portions
 from inventory.listing import ListQuery
 from inventory.memory import SETTLE_S
 from inventory.store import Store
@@ -156,6 +156,14 @@ async def test_many_messages_of_many_devices_in_one_batch(rig: Rig) -> None:
     for d in devices:
         assert rig.sent.acks(d) == [("e1", 5)]
         assert (await rig.store.get("host", d.id))["kernel"] == "6.4"
+
+
+def test_large_messages_are_written_in_portions() -> None:
+    """In order, each below the bound unless one message alone is above it."""
+    sizes = [10, 10, 50, 200, 10, 90]
+    cut = portions([Inbound("host-1", "up/facts", "", b"x" * size, 0.0) for size in sizes], most=100)
+    assert [[len(m.payload) for m in portion] for portion in cut] == [[10, 10, 50], [200], [10, 90]]
+    assert list(portions([])) == []
 
 
 # --- the stream -----------------------------------------------------------------------------------------------------------------
