@@ -68,7 +68,7 @@ COMPONENT = Kind(
             annotation=Time,
             scalar=Scalar.TIME,
             owner=DEVICE,
-            doc="When it was last reported present or changed.",
+            doc="When it was last reported, or noticed gone.",
             restless=True,
         ),
         Field(
