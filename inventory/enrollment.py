@@ -7,11 +7,13 @@ by its fingerprint: the same token and key get the same answer again, another va
 Not here: the waiting room (202), revocation and rotation. Source: contract.md section 2.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
 from datetime import datetime
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,6 +36,12 @@ REFUSED = "the token is not known, has expired, or is used up: make another one 
 """One text for all three, so that a guess learns nothing."""
 
 FALLBACK_NAME = "host"
+
+AT_ONCE = 2
+"""Enrollments of a process under way at once. They wait for the same token's row anyhow; waiting in the database, a thousand devices that
+come together would hold every connection that the process has, and the dashboard would stand still."""
+
+_turns: "WeakKeyDictionary[Database, asyncio.Semaphore]" = WeakKeyDictionary()
 
 Mac = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.-]{1,64}$")]
 
@@ -78,7 +86,7 @@ async def redeem(
     asked = _checked(request)
     key = certificates.requested_key(asked.csr)
     print_ = certificates.fingerprint(key)
-    async with store.transaction() as w:
+    async with _turns.setdefault(db, asyncio.Semaphore(AT_ONCE)), store.transaction() as w:
         identity = await _identity(w, store.clock(), authority, asked, print_)
     device = identity["host"]
     return {
