@@ -83,6 +83,14 @@ def kill_and_await(installation: Installation, service: str) -> None:
     until(lambda: installation.pid(service) != pid and psutil.pid_exists(installation.pid(service)), 15, f"{service} to be back")
 
 
+def all_running(installation: Installation) -> list[psutil.Process]:
+    """The services' processes; none as long as one of them is not there."""
+    assert installation.process is not None
+    children = psutil.Process(installation.process.pid).children(recursive=True)
+    there = {child.pid for child in children}
+    return children if all(installation.pid(service) in there for service in SERVICES) else []
+
+
 def ask_on(intents: Intents, times: int) -> None:
     before = intents.asked
     until(lambda: intents.asked > before + times, 30, "somebody to ask on")
@@ -98,8 +106,7 @@ def test_nothing_is_lost_when_anything_is_killed(fragile: Installation) -> None:
     for service in SERVICES:
         kill_and_await(fragile, service)
         ask_on(intents, 3)
-    children = psutil.Process(fragile.process.pid).children(recursive=True) if fragile.process else []
-    assert len(children) >= len(SERVICES)
+    children = until(lambda: all_running(fragile), 15, "all of them to run")
     os.kill(fragile.pid("supervisor"), signal.SIGKILL)
     _, left = psutil.wait_procs(children, 15)
     assert left == [], "no orphan may be left"
