@@ -37,6 +37,7 @@ class Intents(threading.Thread):
         self.installation, self.files = installation, files
         self.promised: dict[str, str] = {}
         self.asked = 0
+        self.failures: list[str] = []
         self.enough = threading.Event()
 
     def run(self) -> None:
@@ -51,7 +52,8 @@ class Intents(threading.Thread):
             answer = self.installation.call("PATCH", f"/api/v1/configs/{name}", json=body)
             if answer.status_code == 404:
                 answer = self.installation.call("POST", "/api/v1/configs", json=body | {"name": name})
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            self.failures.append(repr(error))
             self.promised.pop(name, None)  # unknown whether it was taken: neither content can be demanded
             return
         if answer.is_success:
@@ -93,7 +95,7 @@ def all_running(installation: Installation) -> list[psutil.Process]:
 
 def ask_on(intents: Intents, times: int) -> None:
     before = intents.asked
-    until(lambda: intents.asked > before + times, 30, "somebody to ask on")
+    until(lambda: intents.asked > before + times, 40, f"somebody to ask on; so far {intents.failures}")
 
 
 @pytest.mark.timeout(300)
