@@ -32,6 +32,13 @@ APP = "inventory"
 MIGRATION_LOCK = 0x666C7764_0001
 """Advisory lock keys are 64-bit numbers; ours begin with the letters `flwd`."""
 
+CONNECT_S = 5.0
+"""For one connection to be made, in seconds: a server that accepts and does not answer is away too."""
+COMMAND_S = 120.0
+"""For one statement, in seconds: beyond what the longest needs, and short of for ever where the network swallows everything."""
+ACQUIRE_S = 15.0
+"""For a connection of the pool to be free, in seconds: whoever waits longer is better told to come back."""
+
 GONE = (
     OSError,
     TimeoutError,
@@ -98,6 +105,8 @@ def _credentials(url: str, application: str, pool_size: int) -> dict[str, Any]:
         "maxsize": pool_size,
         "application_name": application,
         "max_inactive_connection_lifetime": 300,
+        "timeout": CONNECT_S,
+        "command_timeout": COMMAND_S,
         "connection_class": _Pooled,
         "server_settings": {"synchronous_commit": "on", "timezone": "UTC"},
         **({"ssl": query["sslmode"]} if "sslmode" in query else {}),
@@ -159,7 +168,7 @@ class Database:
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection without a transaction, for reads. Raises Unavailable as `transaction` does."""
         try:
-            async with (await self._pool()).acquire() as connection:
+            async with (await self._pool()).acquire(timeout=ACQUIRE_S) as connection:
                 yield cast(Connection, connection)
         except GONE as error:
             raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
@@ -173,7 +182,7 @@ class Database:
     async def connect(self) -> Connection:
         """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it."""
         credentials = _credentials(self.url, "fleetward-listen", 1)
-        wanted = ("host", "port", "user", "password", "database", "server_settings", "ssl")
+        wanted = ("host", "port", "user", "password", "database", "server_settings", "ssl", "timeout")
         try:
             return await asyncpg.connect(**{key: credentials[key] for key in wanted if key in credentials})
         except GONE as error:
