@@ -238,7 +238,7 @@ def _initdb(cluster: Cluster) -> None:
     partial.mkdir(mode=0o700)
     give(partial, cluster.owner)
     command = [cluster.programs.path("initdb"), "-D", str(partial), "-U", SUPERUSER, "--encoding=UTF8", "--no-instructions"]
-    command += ["--auth-local=peer", "--auth-host=scram-sha-256", "--locale=C", "--data-checksums"]
+    command += ["--auth-local=peer", "--auth-host=scram-sha-256", "--locale=C", "--data-checksums", "--sync-method=syncfs"]
     launched = launch.through(command, user=cluster.owner.user)
     made = subprocess.run(launched, capture_output=True, text=True, check=False, cwd="/", start_new_session=True)
     if made.returncode != 0:
@@ -257,6 +257,8 @@ def _configure(cluster: Cluster, settings: Mapping[str, str]) -> None:
         "timezone": "UTC",
         "log_timezone": "UTC",
         "lc_messages": "C",
+        # After a crash: one call for the file system instead of one for each of a thousand files.
+        "recovery_init_sync_method": "syncfs",
         **settings,
     }
     lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in all_settings.items()]

@@ -49,6 +49,13 @@ def identify(pid: int) -> Identity | None:
     return None if fields[0] in "ZX" else Identity(pid, int(fields[19]), boot)
 
 
+def write_pid(path: Path, pid: int) -> None:
+    """At once, so that a reader never finds half a number."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(f"{pid}\n")
+    partial.replace(path)
+
+
 def note(path: Path, children: dict[str, Identity]) -> None:
     """Keep who our children are, for whoever comes after us."""
     partial = path.with_name(path.name + ".partial")

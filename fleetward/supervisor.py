@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from fleetward import launch
-from fleetward.process import Identity, identify, note, noted
+from fleetward.process import Identity, identify, note, noted, write_pid
 
 STOP_SECONDS = 7.0
 """How long a service may take to end after its stop signal, before it is killed; two stages of it stay below the promised 15 s."""
@@ -208,7 +208,7 @@ class Supervisor:
             child.process = _popen(command, service.environment, log, log)
         child.started, child.ready = time.monotonic(), False
         child.identity = identify(child.process.pid)
-        (self._run / f"{service.name}.pid").write_text(f"{child.process.pid}\n")
+        write_pid(self._run / f"{service.name}.pid", child.process.pid)
         note(self._run / "children.json", {name: one.identity for name, one in self._children.items() if one.identity})
 
     # --- ending ---------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fleetward.client import ApiError, Client, ClientError, Unreachable
 from fleetward.layout import DataDir, InUse
 from fleetward.owner import owner
 from fleetward.preflight import Unusable
+from fleetward.process import write_pid
 from fleetward.services import Programs, Table, modules, postgres_service
 from fleetward.settings import Up
 from fleetward.supervisor import NotReady, Stopped, Supervisor
@@ -52,7 +53,7 @@ def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules)
 def _supervised(settings: Up, data: DataDir, inherited: Mapping[str, str], programs: Programs) -> int:
     supervisor = Supervisor(data.run, data.log, _say)
     data.server_json.unlink(missing_ok=True)
-    data.pid_file("supervisor").write_text(f"{os.getpid()}\n")
+    write_pid(data.pid_file("supervisor"), os.getpid())
     try:
         # First, because what is left of an earlier run may hold the ports.
         supervisor.end_orphans()

@@ -10,7 +10,6 @@ from typing import Any
 TEXT_LIMIT = 256
 """Characters kept of one text."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]+")
 _SPACES = re.compile(r"\s+")
 _PLACEHOLDER = re.compile(
     r"""(
@@ -32,9 +31,9 @@ INT_LIMIT = 2**53
 
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Without control characters and lone surrogates, white space collapsed, at most `limit` characters."""
+    """Printable characters only (no control characters, no unassigned ones), white space collapsed, at most `limit` characters."""
     text = text[: limit * 8].encode("utf-8", "replace").decode()
-    return _SPACES.sub(" ", _CONTROL.sub(" ", text)).strip()[:limit].strip()
+    return _SPACES.sub(" ", "".join(each if each.isprintable() else " " for each in text)).strip()[:limit].strip()
 
 
 def decoded(data: bytes) -> str:
