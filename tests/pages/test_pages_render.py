@@ -43,6 +43,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 SOME = ("overview", "hosts", "hosts-wrong", "host", "host-hardware", "config", "config-edit", "places", "events", "notifications", "enroll")
 """Pages that are looked at in every look; the others differ in nothing that a look decides."""
 
+NARROWEST_CARD = "Math.min(1000, ...[...document.querySelectorAll('main .card')].map(card => card.getBoundingClientRect().width || 1000))"
+"""CSS pixels; on a phone there is room for one column."""
+
 UNREADABLE = (Path(__file__).parent / "unreadable.js").read_text()
 """Gives the texts whose contrast is below WCAG 2.2 AA."""
 
@@ -59,6 +62,8 @@ def test_every_page_renders(look: str, contexts: Open, fleet: Fleet, tmp_path: P
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         page.screenshot(path=tmp_path / f"{look}-{name}.png", full_page=True)
         assert wide <= 0, f"{path} is {wide} px wider than the screen"
+        if look == "phone":
+            assert page.evaluate(NARROWEST_CARD) > 300, f"{path} squeezes a card"
         assert page.evaluate(UNREADABLE) == [], path
 
 
