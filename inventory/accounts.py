@@ -13,6 +13,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -27,8 +28,13 @@ TOUCH = timedelta(minutes=1)
 _hasher = PasswordHasher()
 _hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
 """Off the event loop, and not more at once than there are cores: each takes 64 MiB for 50 ms."""
-_NOBODY = _hasher.hash(secrets.token_hex(16))
-"""Verified against where the name is unknown, so that the time taken tells nothing."""
+
+
+@cache
+def _nobody() -> str:
+    """Verified against where the name is unknown, so that the time taken tells nothing. Made at the first sign-in, not at import: every
+    process of the inventory would pay for it."""
+    return _hasher.hash(secrets.token_hex(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +94,14 @@ async def check_password(db: Database, name: str, password: str) -> Account | No
     """The user of that name and password. Takes as long for a name that there is not."""
     async with db.transaction() as tx:
         user = await User.filter(name=name).using_db(tx.client).first()
-    stored = _NOBODY if user is None else user.password
-    matches = await asyncio.get_running_loop().run_in_executor(_hashing, _matches, stored, password)
+    matches = await asyncio.get_running_loop().run_in_executor(_hashing, _matches, None if user is None else user.password, password)
     return Account(user.id, user.name, user.role) if matches and user is not None else None
 
 
-def _matches(stored: str, password: str) -> bool:
+def _matches(stored: str | None, password: str) -> bool:
+    nobody = _nobody()  # by known and unknown names alike: the first one of a process waits for it whoever it is
     try:
-        return _hasher.verify(stored, password)
+        return _hasher.verify(stored or nobody, password)
     except (VerifyMismatchError, InvalidHashError):
         return False
 
