@@ -166,7 +166,8 @@ class Relay:
             waiting = await connection.fetchval("SELECT EXISTS (SELECT 1 FROM changes_in)")
         if not waiting:
             try:
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
             except TimeoutError:
                 pass  # the wait has a limit because a notification can be lost
 
@@ -303,7 +304,8 @@ class Tail:
 
     async def _pause(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._wake.wait()
         except TimeoutError:
             pass  # the wait has a limit because a notification can be lost
 

@@ -192,11 +192,16 @@ class Service:
             await self.session.subscribe(filter_)
             try:
                 while not held.is_closed():
-                    with contextlib.suppress(TimeoutError):
-                        topic, payload = await asyncio.wait_for(self._asked.get(), RETRY_S)
-                        await self._answer(topic, payload)
+                    if (asked := await self._next_asked()) is not None:
+                        await self._answer(*asked)
             finally:
                 await self.session.unsubscribe(filter_)
+
+    async def _next_asked(self) -> tuple[IntentTopic, bytes] | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_S):
+                return await self._asked.get()
+        return None
 
     async def _answer(self, topic: IntentTopic, payload: bytes) -> None:
         """However often it takes: the correlation keeps it from being done twice."""
@@ -257,7 +262,8 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
         yield db
     finally:
         with contextlib.suppress(TimeoutError):  # a connection that does not answer ends with the process
-            await asyncio.wait_for(db.close(), 1.0)
+            async with asyncio.timeout(1.0):
+                await db.close()
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
@@ -301,7 +307,8 @@ async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:
 
 async def _release(leases: Leases) -> None:
     try:
-        await asyncio.wait_for(leases.release(), STOP_S)
+        async with asyncio.timeout(STOP_S):
+            await leases.release()
     except (Unavailable, TimeoutError) as error:
         log.warning("leases could not be given back", extra={"error": str(error)})
 

@@ -143,7 +143,8 @@ class Dispatcher:
 
     async def _idle(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._wake.wait()
         except TimeoutError:
             await self._rouse()
 

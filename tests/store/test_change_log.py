@@ -87,6 +87,27 @@ async def test_two_relays_share_one_order(store: Store, db: Database, relay: Rel
     assert len({c.id for c in seen}) == 40
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_tail_ends_when_it_is_cancelled_as_news_arrives(db: Database, turns: int) -> None:
+    """A cancellation in the same turn of the loop as a notification, or a few after it, ends the reader all the same."""
+    tail = Tail(db, 0)
+
+    async def read() -> None:
+        async for _ in tail:
+            pass
+
+    reader = asyncio.create_task(read())
+    async with asyncio.timeout(10):
+        while not tail._wake._waiters:
+            await asyncio.sleep(0.001)
+    tail._wake.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reader.cancel()
+    done, _ = await asyncio.wait({reader}, timeout=5)
+    assert done and reader.cancelled()
+
+
 async def test_the_relay_sleeps_and_is_woken(store: Store, db: Database, relay: Relay, admin: Actor) -> None:
     """A quiet relay says so, and a write after that is placed within a fraction of its polling interval."""
 
