@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from broker.messages import Command, Order, decode, decode_text
-from inventory import applying
+from inventory import applying, bulk
 from inventory.actor import Actor
 from inventory.applying import Configs
 from inventory.authority import Authority, CommandSigner
 from inventory.changes import Relay
 from inventory.db import Database, dumps, migrate
-from inventory.device_writes import device_transaction
 from inventory.ids import new_id
 from inventory.kinds import BY_NAME
 from inventory.resource import time_text
@@ -53,7 +52,7 @@ class Devices:
             orders = [await self.orders.get()]
             while not self.orders.empty() and len(orders) < BATCH:
                 orders.append(self.orders.get_nowait())
-            async with device_transaction(store.db, datetime.now(UTC)) as w:
+            async with bulk.transaction(store.db, datetime.now(UTC)) as w:
                 now = time_text(w.at)
                 reports = {}
                 for order in orders:

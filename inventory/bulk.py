@@ -1,24 +1,35 @@
-"""Many writes of one kind in a few statements: what `Writer.write` and `Writer.make` do one row at a time.
+"""Many writes of one kind in a few statements: what managers decide for thousands of hosts and what thousands of devices report, where
+one statement a row is too dear.
 
-A config that changes on 10,000 hosts is tens of thousands of writes. The meaning is the same: owners checked, rows locked in id order,
-a version each, a change each, nothing written where nothing differs. No validation of users' input: only managers call it.
+`BulkWriter` is the `Writer` of a transaction with writes of many rows added. The meaning stays: owners are checked, rows locked in id
+order, each gets a version and its change, equal values write nothing. It is not for users' input, which needs validation and references,
+and never reads a row again after writing it: none of the kinds written here shows a value that is computed from what is written.
+
+Called by `inventory.store` (so by `managers.settling`), `inventory.ingest` and `inventory.presence`. Source: design.md section 5 ("Write").
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from inventory.actor import Actor
-from inventory.db import dumps
+from inventory.db import Database, dumps
 from inventory.errors import Forbidden
 from inventory.ids import new_id
 from inventory.kind import Field, Kind, Scalar
 from inventory.kinds import ROWS
-from inventory.resource import Resource
-from inventory.writer import Writer, _pending, _same
+from inventory.resource import Resource, shown
+from inventory.validate import Values
+from inventory.writer import Writer, pending
 
-_TYPES = {
+ActorOf = Callable[[Resource], Actor]
+"""Who answers for the write of one resource, such as the device it belongs to."""
+
+_JSON = (Scalar.JSON, Scalar.LABELS)
+_ARRAYS = {
     Scalar.TEXT: "text",
     Scalar.INTEGER: "bigint",
     Scalar.NUMBER: "float8",
@@ -30,84 +41,144 @@ _TYPES = {
 """The array element type that a field's values travel as; JSON as text."""
 
 
-async def write_many(w: Writer, kind: Kind, values: Mapping[str, Mapping[str, Any]], actor: Actor) -> set[str]:
-    """Set fields that the actor owns, on many resources; the ids of those that exist. Raises Forbidden."""
-    for row in values.values():
-        w._check_owner(kind, row, actor)
-    current = {row["id"]: row for row in await w._read(kind, sorted(values), lock=True)}
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for id, before in current.items():
-        names = tuple(sorted(name for name, value in values[id].items() if not _same(before.get(name), value)))
-        if names:
-            groups[names].append(id)
-    for names, ids in groups.items():
-        await _update(w, kind, names, ids, values)
-    seen = [id for names, ids in groups.items() if not kind.unlogged.issuperset(names) for id in ids]
-    for after in await w._read(kind, seen) if seen else ():
-        w._draft(kind, "updated", after, current[after["id"]], actor)
-    return set(current)
+class BulkWriter(Writer):
+    """The writes of one transaction, many rows a statement."""
+
+    async def write_many(self, kind: Kind, values: Mapping[str, Values], actor_of: ActorOf) -> dict[str, Resource]:
+        """Set fields of many rows; those that differ now, as they are then. Ids that there are not are left out. Raises Forbidden."""
+        return await self.write_read(kind, await self.read_locked(kind, list(values)), values, actor_of)
+
+    async def write_read(
+        self, kind: Kind, before: Mapping[str, Resource], values: Mapping[str, Values], actor_of: ActorOf
+    ) -> dict[str, Resource]:
+        """Likewise, of rows that have been read and locked already in this transaction."""
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        after: dict[str, Resource] = {}
+        for id, old in before.items():
+            names = tuple(sorted(name for name, value in values[id].items() if old[name] != _seen(kind.by_name[name], value)))
+            if names:
+                self._check_owner(kind, {name: values[id][name] for name in names}, actor_of(old))
+                groups[names].append(id)
+        for names, ids in groups.items():
+            after |= await self._set(kind, names, {id: before[id] for id in ids}, values)
+        for id, new in after.items():
+            self._draft(kind, "updated", new, before[id], actor_of(new))
+        return after
+
+    async def make_many(self, kind: Kind, rows: Sequence[Mapping[str, Any]], actor_of: ActorOf) -> list[Resource]:
+        """New rows from values that the caller answers for, named by their ids; as they are then. For kinds without computed fields.
+
+        Raises Forbidden; a breach of the schema is the database's own error."""
+        if not rows:
+            return []
+        assert not any(f.computed for f in kind.fields), kind.name
+        full = [self._full(kind, row, version) for row, version in zip(rows, await self._versions(len(rows)), strict=True)]
+        made: list[Resource] = [{"id": row["id"], "kind": kind.name} | {f.name: _seen(f, row[f.name]) for f in kind.fields} for row in full]
+        for resource in made:
+            self._check_maker(kind, actor_of(resource))
+        await self.tx.raw.execute(_insert(kind), *_columns(kind.fields, full))
+        for resource in made:
+            self._draft(kind, "created", resource, None, actor_of(resource))
+        return made
+
+    async def read_of_hosts(self, kind: Kind, hosts: Sequence[str]) -> list[Resource]:
+        """All rows that belong to these hosts, locked, in id order."""
+        ids = await self.tx.raw.fetch(f'SELECT id FROM "{kind.table}" WHERE host = ANY ($1::text[])', list(hosts))
+        return await self._read(kind, [row["id"] for row in ids], lock=True) if ids else []
+
+    async def read_locked(self, kind: Kind, ids: Sequence[str]) -> dict[str, Resource]:
+        """Those of the ids that exist, locked, in id order."""
+        return {row["id"]: row for row in await self._read(kind, ids, lock=True)} if ids else {}
+
+    async def _set(
+        self, kind: Kind, names: tuple[str, ...], before: Mapping[str, Resource], values: Mapping[str, Values]
+    ) -> dict[str, Resource]:
+        """One UPDATE of the same fields of many rows; the rows as they are then."""
+        fields = [kind.by_name[name] for name in names]
+        intent = any(f.intent for f in fields)
+        versions = await self._versions(len(before))
+        written = [values[id] for id in before]
+        await self.tx.raw.execute(_update(kind, names, intent), list(before), versions, self.at, *_columns(fields, written))
+        updated_at = shown(kind.by_name["updated_at"], self.at)
+        return {
+            id: old
+            | {f.name: _seen(f, values[id][f.name]) for f in fields}
+            | {"version": version, "updated_at": updated_at, "generation": old["generation"] + intent}
+            for (id, old), version in zip(before.items(), versions, strict=True)
+        }
+
+    async def _versions(self, count: int) -> list[int]:
+        rows = await self.tx.raw.fetch("SELECT nextval('versions') AS version FROM generate_series(1, $1::int)", count)
+        return [row["version"] for row in rows]
+
+    def _full(self, kind: Kind, values: Mapping[str, Any], version: int) -> Values:
+        """A new row: what is given, and what every row has."""
+        row = _defaults(kind.name) | {"version": version, "generation": 1, "created_at": self.at, "updated_at": self.at}
+        if kind.states:
+            row |= {"desired_state": kind.states.desired[0], "current_state": kind.states.initial_current, "status": pending(self.at)}
+        id = values.get("id") or new_id(kind.prefix)
+        return row | {"name": id} | dict(values) | {"id": id}
+
+    def _check_maker(self, kind: Kind, actor: Actor) -> None:
+        if actor.creates_as not in kind.creators:
+            raise Forbidden(f"a {kind.name} is made by {' or '.join(sorted(kind.creators))}, not by {actor.name}")
 
 
-async def _update(w: Writer, kind: Kind, names: Sequence[str], ids: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> None:
-    fields = [kind.by_name[name] for name in names]
-    columns = ", ".join(f"c{n}" for n in range(len(fields)))
-    sets = ", ".join(f'"{f.name}" = v.c{n}{_cast(f)}' for n, f in enumerate(fields))
-    generation = ", generation = r.generation + 1" if any(f.intent for f in fields) else ""
-    await w.tx.raw.execute(
-        f"UPDATE \"{kind.table}\" r SET {sets}, version = nextval('versions'), updated_at = $2{generation} "
-        f"FROM unnest($1::text[], {_arrays(fields, 3)}) AS v (id, {columns}) WHERE r.id = v.id",
-        list(ids),
-        w.at,
-        *([_parameter(f, values[id][f.name]) for id in ids] for f in fields),
-    )
-
-
-async def make_many(w: Writer, kind: Kind, rows: Iterable[Mapping[str, Any]], actor: Actor) -> list[str]:
-    """New rows from values that the caller answers for; their ids. Raises Forbidden; a breach of the schema is the database's own error."""
-    if actor.creates_as not in kind.creators:
-        raise Forbidden(f"a {kind.name} is made by {' or '.join(sorted(kind.creators))}, not by {actor.name}")
-    made = [_new_row(w, kind, row) for row in rows]
-    fields = [f for f in kind.fields if not f.computed and f.name != "version"]
-    names = ", ".join(f'"{f.name}"' for f in fields)
-    columns = ", ".join(f"c{n}" for n in range(len(fields)))
-    values = ", ".join(f"v.c{n}{_cast(f)}" for n, f in enumerate(fields))
-    await w.tx.raw.execute(
-        f"INSERT INTO \"{kind.table}\" ({names}, version) SELECT {values}, nextval('versions') "
-        f"FROM unnest({_arrays(fields, 1)}) AS v ({columns})",
-        *([_parameter(f, row[f.name]) for row in made] for f in fields),
-    )
-    ids = [row["id"] for row in made]
-    for after in await w._read(kind, ids):
-        w._draft(kind, "created", after, None, actor)
-    return ids
-
-
-def _new_row(w: Writer, kind: Kind, values: Mapping[str, Any]) -> Resource:
-    id = values.get("id") or new_id(kind.prefix)
-    row: Resource = _defaults(kind.name) | {"name": id, "generation": 1, "created_at": w.at, "updated_at": w.at}
-    if kind.states:
-        row |= {"desired_state": kind.states.desired[0], "current_state": kind.states.initial_current, "status": _pending(w.at)}
-    return row | dict(values) | {"id": id}
+@asynccontextmanager
+async def transaction(db: Database, at: datetime) -> AsyncIterator[BulkWriter]:
+    """A transaction with its writer; the changes are appended before the commit. Raises Unavailable."""
+    async with db.transaction() as tx:
+        writer = BulkWriter(tx, at)
+        yield writer
+        await writer.flush()
 
 
 @cache
-def _defaults(kind_name: str) -> dict[str, Any]:
+def _defaults(kind_name: str) -> Values:
     """What the model says of columns that nobody gives."""
     found = {name: f.default for name, f in ROWS[kind_name]._meta.fields_map.items()}
     return {name: default() if callable(default) else default for name, default in found.items()}
 
 
+@cache
+def _update(kind: Kind, names: tuple[str, ...], intent: bool) -> str:
+    fields = [kind.by_name[name] for name in names]
+    sets = ", ".join(f'"{f.name}" = v."{f.name}"{_cast(f)}' for f in fields)
+    columns = ", ".join(f'"{f.name}"' for f in fields)
+    generation = ", generation = r.generation + 1" if intent else ""
+    return (
+        f'UPDATE "{kind.table}" r SET version = v.version, updated_at = $3, {sets}{generation} '
+        f"FROM unnest($1::text[], $2::bigint[], {_arrays(fields, 4)}) AS v (id, version, {columns}) WHERE r.id = v.id"
+    )
+
+
+@cache
+def _insert(kind: Kind) -> str:
+    columns = ", ".join(f'"{f.name}"' for f in kind.fields)
+    values = ", ".join(f'v."{f.name}"{_cast(f)}' for f in kind.fields)
+    return f'INSERT INTO "{kind.table}" ({columns}) SELECT {values} FROM unnest({_arrays(kind.fields, 1)}) AS v ({columns})'
+
+
 def _arrays(fields: Sequence[Field], first: int) -> str:
-    return ", ".join(f"${n}::{_TYPES[f.scalar]}[]" for n, f in enumerate(fields, first))
+    return ", ".join(f"${n}::{_ARRAYS[f.scalar]}[]" for n, f in enumerate(fields, first))
 
 
 def _cast(field: Field) -> str:
-    return "::jsonb" if _is_json(field) else ""
+    return "::jsonb" if field.scalar in _JSON else ""
 
 
-def _is_json(field: Field) -> bool:
-    return field.scalar in (Scalar.JSON, Scalar.LABELS)
+def _columns(fields: Sequence[Field], rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[_parameter(f, row[f.name]) for row in rows] for f in fields]
 
 
 def _parameter(field: Field, value: Any) -> Any:
-    return dumps(value) if value is not None and _is_json(field) else value
+    if value is None:
+        return None
+    if field.scalar in _JSON:
+        return dumps(value)
+    return datetime.fromisoformat(value) if field.scalar is Scalar.TIME and isinstance(value, str) else value
+
+
+def _seen(field: Field, value: Any) -> Any:
+    """A value to write, as the resource then shows it. A text in a JSON field is a text."""
+    return value if field.scalar is Scalar.JSON else shown(field, value)

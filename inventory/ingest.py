@@ -19,11 +19,11 @@ import asyncpg
 
 from broker.messages import Ack, Checkpoint, ContractError, Heartbeat, Log, Message, Metrics, Presence, Resync, encode, now_text
 from broker.topics import DeviceTopic, Topics
-from inventory import reports
+from inventory import bulk, reports
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.batch import Batch, Counts, decide
+from inventory.bulk import BulkWriter
 from inventory.db import SQL, Database, dumps, loads
-from inventory.device_writes import DeviceWriter, device_transaction
 from inventory.errors import Unavailable
 from inventory.inbound import Inbound, Opener
 from inventory.memory import Known, Recently, Resyncs
@@ -169,7 +169,7 @@ class Ingest:
         return await self._patiently(lambda: self._commit([m]))
 
     async def _commit(self, inbound: list[Inbound]) -> Batch:
-        async with device_transaction(self._db, self._clock()) as w:
+        async with bulk.transaction(self._db, self._clock()) as w:
             batch = decide(await self._lock(w, inbound), inbound, w.at)
             known = await self._known.of(w.tx.raw, list(batch.reports.sections))
             await reports.write(w, batch.reports, known, self._for_people(batch.reports.logs))
@@ -179,7 +179,7 @@ class Ingest:
         self._known.learn(known)
         return batch
 
-    async def _lock(self, w: DeviceWriter, inbound: Sequence[Inbound]) -> dict[str, Stream]:
+    async def _lock(self, w: BulkWriter, inbound: Sequence[Inbound]) -> dict[str, Stream]:
         rows = await w.tx.raw.fetch(SQL["lock_streams"], sorted({m.device for m in inbound}))
         incarnations = {row["host"]: row["incarnation"] for row in rows}
         stale = {m.device for m in inbound if m.incarnation and m.incarnation != incarnations.get(m.device, m.incarnation)}
@@ -187,7 +187,7 @@ class Ingest:
             raise _StaleKeys(sorted(stale))
         return {row["host"]: _stream(row) for row in rows}
 
-    async def _store(self, w: DeviceWriter, batch: Batch) -> None:
+    async def _store(self, w: BulkWriter, batch: Batch) -> None:
         execute = w.tx.raw.execute
         if batch.advanced:
             moved = [batch.streams[host] for host in sorted(batch.advanced)]

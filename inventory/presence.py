@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from inventory import bulk
 from inventory.actor import Actor
 from inventory.db import SQL, Database
-from inventory.device_writes import device_transaction
 from inventory.kinds.host import HOST
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def sweep(db: Database, clock: Callable[[], datetime]) -> int:
 
 
 async def _write(db: Database, at: datetime, hosts: list[str]) -> int:
-    async with device_transaction(db, at) as w:
+    async with bulk.transaction(db, at) as w:
         before = await w.read_locked(HOST, hosts)
         still = {row["id"]: row["wanted"] for row in await w.tx.raw.fetch(SQL["silent_hosts"])}
         wanted = {id: {"presence": still[id]} for id in before if id in still}

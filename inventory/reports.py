@@ -1,7 +1,7 @@
 """What devices reported, as rows: facts, statuses, results and logs of a batch, each in as few statements as there are kinds.
 
 `Reports` gathers the bodies that a transaction takes, in the order of each device; `write` puts them into the database through the
-`DeviceWriter` of that transaction. A device writes only what is its own; what names the rows of another host is left out. Of commands,
+`BulkWriter` of that transaction. A device writes only what is its own; what names the rows of another host is left out. Of commands,
 `accepted` and `running` are plain updates (they make no change), the end is a write like any other, and what comes later is kept beside it.
 
 Called by `inventory.ingest`. Source: design.md sections 4 and 5.
@@ -16,8 +16,8 @@ from typing import Any
 from broker.messages import CommandState, Facts, Item, Log, Result, Status
 from inventory import facts
 from inventory.actor import Actor
+from inventory.bulk import BulkWriter
 from inventory.db import SQL, dumps
-from inventory.device_writes import DeviceWriter
 from inventory.kinds import BY_NAME
 from inventory.resource import Resource, time_text
 from inventory.validate import Values
@@ -72,7 +72,7 @@ class Reports:
         self.presence.add(host)
 
 
-async def write(w: DeviceWriter, reports: Reports, known: Mapping[str, Hashes], tell: Sequence[tuple[str, Log]]) -> None:
+async def write(w: BulkWriter, reports: Reports, known: Mapping[str, Hashes], tell: Sequence[tuple[str, Log]]) -> None:
     """Everything that was gathered. `known`: stored hashes, so that what is stored already costs nothing. `tell`: logs for people."""
     await _write_facts(w, reports, known)
     await _write_hosts(w, reports)
@@ -83,7 +83,7 @@ async def write(w: DeviceWriter, reports: Reports, known: Mapping[str, Hashes], 
         await notify(w, host, message.severity, message.type, message.message)
 
 
-async def notify(w: DeviceWriter, host: str, severity: str, type_: str, message: str) -> None:
+async def notify(w: BulkWriter, host: str, severity: str, type_: str, message: str) -> None:
     """A notification about a host."""
     values = {"severity": severity, "type": type_[:64], "message": message, "about": {"kind": "host", "id": host}, "host": host}
     await w.make(BY_NAME["notification"], values, Actor.inventory())
@@ -92,7 +92,7 @@ async def notify(w: DeviceWriter, host: str, severity: str, type_: str, message:
 # --- facts --------------------------------------------------------------------------------------------------------------------
 
 
-async def _write_facts(w: DeviceWriter, reports: Reports, known: Mapping[str, Hashes]) -> None:
+async def _write_facts(w: BulkWriter, reports: Reports, known: Mapping[str, Hashes]) -> None:
     changed: dict[str, dict[str, facts.Values]] = {}
     for host, sections in reports.sections.items():
         hashes, stored = reports.hashes[host], known[host]
@@ -112,7 +112,7 @@ async def _write_facts(w: DeviceWriter, reports: Reports, known: Mapping[str, Ha
     await _write_components(w, changed)
 
 
-async def _write_components(w: DeviceWriter, changed: Mapping[str, Mapping[str, facts.Values]]) -> None:
+async def _write_components(w: BulkWriter, changed: Mapping[str, Mapping[str, facts.Values]]) -> None:
     looked_for = {host: [name for name in sections if name in facts.COMPONENTS] for host, sections in changed.items()}
     hosts = [host for host, names in looked_for.items() if names]
     if not hosts:
@@ -135,7 +135,7 @@ async def _write_components(w: DeviceWriter, changed: Mapping[str, Mapping[str, 
     await w.make_many(COMPONENT, new, _its_device)
 
 
-async def _write_hosts(w: DeviceWriter, reports: Reports) -> None:
+async def _write_hosts(w: BulkWriter, reports: Reports) -> None:
     def who(host: Resource) -> Actor:
         return Actor.inventory() if host["id"] in reports.presence else Actor.device(host["id"])
 
@@ -149,7 +149,7 @@ def _its_device(resource: Resource) -> Actor:
 # --- results ------------------------------------------------------------------------------------------------------------------
 
 
-async def _write_results(w: DeviceWriter, results: Mapping[str, tuple[str, Result]]) -> None:
+async def _write_results(w: BulkWriter, results: Mapping[str, tuple[str, Result]]) -> None:
     if not results:
         return
     rows = await w.tx.raw.fetch(SQL["lock_commands"], sorted(results))
@@ -221,7 +221,7 @@ def _moment(text: str | None) -> datetime | None:
 # --- statuses -----------------------------------------------------------------------------------------------------------------
 
 
-async def _write_statuses(w: DeviceWriter, statuses: Mapping[str, Sequence[Status]]) -> None:
+async def _write_statuses(w: BulkWriter, statuses: Mapping[str, Sequence[Status]]) -> None:
     if not statuses:
         return
     last = {host: _last_items(messages) for host, messages in statuses.items()}
@@ -266,7 +266,7 @@ def _reported(row: Resource, item: Item | None, at: datetime) -> Values:
 # --- logs ---------------------------------------------------------------------------------------------------------------------
 
 
-async def _write_logs(w: DeviceWriter, logs: Sequence[tuple[str, Log]]) -> None:
+async def _write_logs(w: BulkWriter, logs: Sequence[tuple[str, Log]]) -> None:
     if logs:
         rows = [(host, m.id, m.type, m.severity, m.message, dumps(m.data)) for host, m in logs]
         await w.tx.raw.execute(SQL["store_logs"], *(list(column) for column in zip(*rows, strict=True)), w.at)

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from inventory import bulk
 from inventory.actor import Actor
+from inventory.bulk import BulkWriter
 from inventory.db import SQL, Connection, Database
 from inventory.errors import NotFound
 from inventory.filter import compile_filter, compile_order
@@ -137,14 +139,12 @@ class Store:
     # --- writes of managers and devices ---------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def transaction(self, lease: Lease | None = None) -> AsyncIterator[Writer]:
+    async def transaction(self, lease: Lease | None = None) -> AsyncIterator[BulkWriter]:
         """Several writes in one transaction. Raises LeaseLost before anything is written if the lease is no longer held."""
-        async with self.db.transaction() as tx:
-            writer = Writer(tx, self.clock())
+        async with bulk.transaction(self.db, self.clock()) as writer:
             if lease is not None:
                 await writer.check_lease(lease)
             yield writer
-            await writer.flush()
 
     async def atomically(self, act: Callable[[Writer], Awaitable[T]], *, lease: Lease | None = None) -> T:
         """Run `act` in one transaction, and again after a deadlock: it must do nothing outside the transaction. Raises what it raises."""

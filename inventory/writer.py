@@ -208,7 +208,7 @@ class Writer:
         if kind.states:
             values.setdefault("desired_state", kind.states.desired[0])
             values.setdefault("current_state", kind.states.initial_current)
-            values.setdefault("status", _pending(self.at))
+            values.setdefault("status", pending(self.at))
         async with self._names(kind, values["name"]):
             await _new_row(kind, values).save(using_db=self.tx.client, force_create=True)
         if kind.name == "host":
@@ -400,5 +400,5 @@ def _same(shown: Any, value: Any) -> bool:
     return bool(shown == (time_text(value) if isinstance(value, datetime) else value))
 
 
-def _pending(at: datetime) -> dict[str, Any]:
+def pending(at: datetime) -> dict[str, Any]:
     return {"indicator": "in_progress", "reason": "Pending", "message": "", "since": time_text(at), "halted": False}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inventory.actor import Actor
-from inventory.bulk import make_many, write_many
+from inventory.bulk import BulkWriter
 from inventory.db import Tx, loads
 from inventory.errors import NotFound
 from inventory.kinds import BY_NAME
@@ -107,12 +107,12 @@ async def _add_statuses(
         writes[kind.name][id]["status"] = status_after(outcomes[id], settled[id], terms.backoff, loads(row["status"]), w.at)
 
 
-async def _apply(w: Writer, effects: Sequence[Effect], writes: Writes, actor: Actor, report: Report) -> None:
+async def _apply(w: BulkWriter, effects: Sequence[Effect], writes: Writes, actor: Actor, report: Report) -> None:
     for kind, rows in sorted(_by_kind(effects).items()):
-        await make_many(w, BY_NAME[kind], rows, actor)
+        await w.make_many(BY_NAME[kind], rows, lambda _: actor)
         report.made.add(kind)
     for kind, values in sorted(writes.items()):
-        await write_many(w, BY_NAME[kind], values, actor)
+        await w.write_many(BY_NAME[kind], values, lambda _: actor)
     for removal in sorted((e for e in effects if isinstance(e, Remove)), key=lambda e: (e.kind, e.id)):
         try:
             await w.remove(BY_NAME[removal.kind], removal.id, actor)

@@ -1,7 +1,7 @@
 """Topic filters: against the examples of MQTT 3.1.1 section 4.7, and the index against a plain walk over all filters."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.filters import FilterIndex, contains, matches, valid_filter, valid_topic
@@ -50,7 +50,6 @@ def test_what_is_no_filter(text: str) -> None:
     assert not valid_topic(text)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), filters(), st.integers(0, 2), st.booleans()), max_size=40), TOPIC)
 def test_the_index_finds_what_a_walk_over_all_filters_finds(steps: list[tuple[int, str, int, bool]], topic: str) -> None:
     """After any adding and removing, each subscriber once, with its highest QoS; emptied, it holds nothing."""
@@ -74,7 +73,6 @@ def test_the_index_finds_what_a_walk_over_all_filters_finds(steps: list[tuple[in
     assert (len(index), index._root.children, index._root.here) == (0, {}, {})
 
 
-@settings(deadline=None)
 @given(filters(), filters(), TOPIC)
 def test_a_filter_within_another_matches_nothing_more(outer: str, inner: str, topic: str) -> None:
     """The access rules stand on this: granted `outer`, a subscription of `inner` can't hear more."""
@@ -82,7 +80,6 @@ def test_a_filter_within_another_matches_nothing_more(outer: str, inner: str, to
         assert matches(outer, topic)
 
 
-@settings(deadline=None)
 @given(filters())
 def test_every_filter_contains_itself(filter_: str) -> None:
     """So what is granted can be subscribed as it stands."""

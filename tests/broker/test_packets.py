@@ -1,7 +1,7 @@
 """MQTT packets as bytes: what is written is read back, however it is cut, and whatever is not MQTT is refused."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.packets import (
@@ -26,7 +26,6 @@ from broker.packets import (
 READERS = (read_connect, lambda body: read_publish(2, body), read_subscribe, read_unsubscribe)
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=400), max_size=8), st.lists(st.integers(1, 300), max_size=20))
 def test_the_framer_gives_the_same_packets_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
     """Whole packets come out, in order, as soon as they are whole."""
@@ -54,7 +53,6 @@ def test_packets_that_clients_may_not_send(first: int) -> None:
         list(Framer(1000).feed(bytes([first, 0])))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30).filter(lambda text: "\0" not in text), st.binary(max_size=50), st.integers(0, 2), st.booleans())
 def test_the_connect_for_amqtt_says_what_was_admitted(client_id: str, payload: bytes, qos: int, retain: bool) -> None:
     """Client id and Will, clean session, no keepalive."""
@@ -63,7 +61,6 @@ def test_the_connect_for_amqtt_says_what_was_admitted(client_id: str, payload: b
     assert read_connect(written.body) == Connect(4, client_id, True, 0, will)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50), st.integers(1, 65535))
 def test_an_outgoing_message_is_written_for_each_receiver(payload: bytes, packet_id: int) -> None:
     """At QoS 0 and 1, with the receiver's packet id."""
@@ -73,7 +70,6 @@ def test_an_outgoing_message_is_written_for_each_receiver(payload: bytes, packet
     assert read_publish(one.flags, one.body) == Publish("a/ü", payload, 1, False, packet_id)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(range(4)), st.binary(max_size=200))
 def test_readers_take_any_bytes(reader: int, body: bytes) -> None:
     """They return or raise Malformed; nothing else ever comes out."""

@@ -243,7 +243,6 @@ def test_deeply_nested_token(gadget: Kind) -> None:
         page_of(gadget, compile_order(gadget, "cores"), ListQuery(page_token=token))
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=80))
 def test_any_text_as_token(text: str) -> None:
     """No text raises anything but BadRequest."""
