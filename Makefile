@@ -1,4 +1,4 @@
-# One command each: install, up, test, check, format, bench, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
+# One command each: install, up, test, check, format, bench, soak, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
 # pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +8,7 @@ ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test check format bench lock clean
+.PHONY: install up test check format bench soak lock clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -33,6 +33,10 @@ format: .venv/installed-dev
 
 bench: .venv/installed-dev
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+# Two hours of steady change, 500 devices; samples, then a verdict on what grew.
+soak: .venv/installed-dev
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 # Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
 lock:

@@ -23,6 +23,7 @@ from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
 from broker.mosquitto import Mosquitto, MosquittoMissing
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
+from broker.vitals import answer_signal
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _FOREIGN = ("amqtt", "transitions", "asyncio", "websockets", "passlib")
@@ -73,6 +74,7 @@ async def _run(options: argparse.Namespace) -> None:
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    answer_signal(asyncio.get_running_loop())
     port = await broker.start(options.host, options.port)
     try:
         print(f"listening mqtts://{_shown(options.host)}:{port}", flush=True)

@@ -24,6 +24,7 @@ from broker.client import NotConnected, Received, Session, SessionDown, SessionU
 from broker.client import Settings as BrokerSettings
 from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, DeviceTopic, IntentTopic
+from broker.vitals import answer_signal
 from inventory import changes, idempotency
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.bootstrap import forget_first_password
@@ -232,6 +233,7 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: print("rea
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    answer_signal(asyncio.get_running_loop())
     await _until(stop, serve(settings, ready))
 
 

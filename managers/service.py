@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from broker.client import Session, SessionDown, SessionUp
 from broker.client import Settings as BrokerSettings
+from broker.vitals import answer_signal
 from inventory.applying import Configs
 from inventory.authority import CommandSigner
 from inventory.db import Database
@@ -94,6 +95,7 @@ async def run(settings: Settings, ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    answer_signal(asyncio.get_running_loop())
     signer = CommandSigner(settings.secrets)
     broker = BrokerSettings.from_url(settings.broker, SERVICE, settings.secrets, settings.topics)
     db = await Database.open(settings.database, application=SERVICE, pool_size=settings.pool_size)

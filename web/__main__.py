@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from broker.vitals import answer_signal
 from inventory import logs
 from inventory.db import Database
 from inventory.errors import Unavailable
@@ -101,6 +102,7 @@ async def _run(settings: Settings, address: Address) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    answer_signal(asyncio.get_running_loop())
     try:
         bound = serving.listen(address)
     except OSError as error:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,16 @@ def test_templates_and_priorities(installation: Installation, files: Path, host:
     assert [entry["path"] for entry in loser["shadowed"]] == [str(path)]
     installation.fleetward("delete", "config", "high")
     until(lambda: path.read_text() == "low", 20, "the loser to take over")
+
+
+def said(log: Path, word: str) -> bool:
+    return word in log.read_text()
+
+
+def test_each_process_says_its_vitals_when_asked(installation: Installation) -> None:
+    """SIGUSR1, which ends a process that does not expect it, is answered by all four with a line in the log."""
+    for role in ("broker", "inventory", "managers", "web"):
+        log, pid = installation.data / "log" / f"{role}.log", installation.pid(role)
+        os.kill(pid, signal.SIGUSR1)
+        until(partial(said, log, "vitals"), 5, f"{role}'s vitals")
+        assert installation.pid(role) == pid
