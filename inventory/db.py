@@ -5,6 +5,7 @@ the caller's to handle. Who calls it: the rest of `inventory`, and the entry poi
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -38,6 +39,8 @@ COMMAND_S = 120.0
 """For one statement, in seconds: beyond what the longest needs, and short of for ever where the network swallows everything."""
 ACQUIRE_S = 15.0
 """For a connection of the pool to be free, in seconds: whoever waits longer is better told to come back."""
+CLOSE_S = 1.0
+"""For the pool's connections to be given back, in seconds."""
 
 GONE = (
     OSError,
@@ -52,6 +55,8 @@ GONE = (
     asyncpg.IdleInTransactionSessionTimeoutError,
 )
 """What asyncpg raises when the database is away, starting, stopping or full up."""
+
+log = logging.getLogger(__name__)
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _decoder = msgspec.json.Decoder()
@@ -148,7 +153,12 @@ class Database:
         return cls(context, url)
 
     async def close(self) -> None:
-        await self._context.connections.close_all()
+        """A connection still in use, or not answering, is dropped after CLOSE_S: the pool does that when its close is cancelled."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._context.connections.close_all()
+        except TimeoutError:
+            log.warning("connections were dropped, not given back", extra={"seconds": CLOSE_S})
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:

@@ -263,9 +263,7 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
     try:
         yield db
     finally:
-        with contextlib.suppress(TimeoutError):  # a connection that does not answer ends with the process
-            async with asyncio.timeout(1.0):
-                await db.close()
+        await db.close()
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:

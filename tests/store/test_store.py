@@ -288,3 +288,21 @@ def test_every_reference_names_a_kind() -> None:
     for kind in BY_NAME.values():
         for _, reference in kind.references:
             assert reference.kind in BY_NAME
+
+
+async def test_closing_waits_for_nobody_for_long(inventory_url: str) -> None:
+    """A connection that is still in use does not hold up the end of its process."""
+    db = await Database.open(inventory_url, application="held", pool_size=2)
+    started = asyncio.Event()
+
+    async def hold() -> None:
+        async with db.acquire() as connection:
+            started.set()
+            await connection.fetchval("SELECT pg_sleep(60)")
+
+    holding = asyncio.create_task(hold())
+    await started.wait()
+    async with asyncio.timeout(10):
+        await db.close()
+    with pytest.raises(Unavailable):
+        await holding
