@@ -131,7 +131,7 @@ Check = Callable[[Any], Any]
 """Takes a decoded JSON value, returns what the field holds, raises ContractError."""
 
 _ODD = re.compile("[\0\ud800-\udfff]")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|\+00:00)")
 _TOKEN = re.compile(r"[A-Za-z0-9._:/+=-]{1,256}")
 
 
@@ -288,7 +288,7 @@ class Presence:
     session: str = member(_token)
     epoch: str = member(_token)
     boot_id: str = member(_token)
-    agent_version: str = member(_token)
+    agent_version: str = member(_text(256))
     keepalive_s: int = member(_whole(1, 65535))
     heartbeat_s: int = member(_whole(1, 86400))
     nonce: str = member(_token)
@@ -494,14 +494,17 @@ QOS = {suffix: 0 if suffix in ("up/heartbeat", "up/metrics") else 1 for suffix i
 
 # --- envelope -----------------------------------------------------------------------------------------------------------------
 
-_MAC = re.compile(rb',"mac":"([0-9a-f]{64})"\}')
-_TAIL = len(b',"mac":"') + 64 + len(b'"}')
-_HEAD = re.compile(rb'\{"v":1,"sent_at":"[^"]{1,40}","epoch":"([A-Za-z0-9._:/+=-]{1,256})","seq":([0-9]{1,15})[,}]')
+_SEAL = b',"mac":'
+_MAC = re.compile(_SEAL + rb'\s*"([0-9a-fA-F]{64})"\s*\}\s*')
+_TAIL = 128
+"""The bytes at the end that are searched for the MAC: other programs' JSON may have white space in it."""
+_EPOCH = re.compile(rb'"epoch"\s*:\s*"([A-Za-z0-9._:/+=-]{1,256})"')
+_SEQ = re.compile(rb'"seq"\s*:\s*([0-9]{1,15})\s*[,}]')
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What is known of a message before its body is looked at. `body` is None where it is no JSON: `read` then says why."""
+    """What is known of a message before its body is looked at. `body` is None where it can't be read: `read` then says why."""
 
     suffix: str
     sent_at: str
@@ -575,8 +578,8 @@ def mac(key: bytes, topic: str, unsealed: bytes) -> str:
 def open_envelope(suffix: str, payload: bytes, *, topic: str = "", key: bytes | None = None) -> Envelope:
     """Check size, MAC, `v`, `sent_at`, and of durable messages `epoch` and `seq`. Raises BadMac or ContractError.
 
-    A message that carries a good MAC but no good JSON still gives an envelope, by the fixed order of its first members: its sender
-    would otherwise send it for ever.
+    A durable message with a good MAC gives an envelope wherever its number can be told, even out of what is no JSON: its sender would
+    otherwise send it for ever.
     """
     if suffix not in BY_SUFFIX:
         raise ContractError(f"{suffix!r} is not a message of contract 1")
@@ -586,12 +589,9 @@ def open_envelope(suffix: str, payload: bytes, *, topic: str = "", key: bytes | 
         _check_mac(payload, topic, key)
     try:
         body = _loads(payload)
-        return _envelope(suffix, body, b"\\u" in payload)
     except ContractError as error:
-        head = _HEAD.match(payload) if suffix in DURABLE else None
-        if head is None:
-            raise
-        return Envelope(suffix, "", head[1].decode(), int(head[2]), None, False, str(error))
+        return _salvaged(suffix, payload, error)
+    return _envelope(suffix, body, b"\\u" in payload)
 
 
 def read(envelope: Envelope) -> Message:
@@ -611,21 +611,35 @@ def decode(suffix: str, payload: bytes, *, topic: str = "", key: bytes | None = 
 def _check_mac(payload: bytes, topic: str, key: bytes | None) -> None:
     if key is None or not topic:
         raise BadMac("there is no key to check this message with")
-    found = _MAC.fullmatch(payload, max(0, len(payload) - _TAIL))
+    start = payload.rfind(_SEAL, max(0, len(payload) - _TAIL))
+    found = _MAC.fullmatch(payload, start) if start >= 0 else None
     if found is None:
         raise BadMac('the message does not end with its "mac"')
-    if not hmac.compare_digest(found[1].decode(), mac(key, topic, payload[: found.start()])):
+    if not hmac.compare_digest(found[1].decode().lower(), mac(key, topic, payload[:start])):
         raise BadMac('the "mac" does not fit')
 
 
 def _envelope(suffix: str, body: Json, escapes: bool) -> Envelope:
-    if body.get("v") != 1 or isinstance(body.get("v"), bool):
-        raise ContractError("v: must be 1")
-    sent_at = _at("sent_at", _time, body.get("sent_at"))
-    if suffix not in DURABLE:
-        return Envelope(suffix, sent_at, None, None, body, escapes)
-    epoch = _at("epoch", _token, body.get("epoch"))
-    return Envelope(suffix, sent_at, epoch, _at("seq", _whole(1), body.get("seq")), body, escapes)
+    epoch = seq = None
+    if suffix in DURABLE:
+        epoch, seq = _at("epoch", _token, body.get("epoch")), _at("seq", _whole(1), body.get("seq"))
+    try:
+        if body.get("v") != 1 or isinstance(body.get("v"), bool):
+            raise ContractError("v: must be 1")
+        sent_at = _at("sent_at", _time, body.get("sent_at"))
+    except ContractError as error:
+        if seq is None:
+            raise
+        return Envelope(suffix, "", epoch, seq, None, False, str(error))
+    return Envelope(suffix, sent_at, epoch, seq, body, escapes)
+
+
+def _salvaged(suffix: str, payload: bytes, error: ContractError) -> Envelope:
+    """The envelope of a durable message that is no JSON, by the first epoch and seq that stand in it. Raises `error` where none do."""
+    epoch, seq = _EPOCH.search(payload), _SEQ.search(payload)
+    if suffix not in DURABLE or epoch is None or seq is None:
+        raise error
+    return Envelope(suffix, "", epoch[1].decode(), int(seq[1]), None, False, str(error))
 
 
 def _dumps(value: Any) -> bytes:

@@ -84,12 +84,45 @@ def test_a_bad_body_still_has_an_envelope() -> None:
 
 
 def test_a_body_that_is_no_json_still_has_an_envelope() -> None:
-    """Its first members, which stand in a fixed order, say which one it is."""
-    payload = _sealed_again(sealed().replace(b'{"path"', b"{path"))
-    envelope = open_envelope("up/log", payload, topic=TOPIC, key=KEY)
-    assert (envelope.epoch, envelope.seq, envelope.body) == ("E1", 3, None)
-    with pytest.raises(ContractError, match="JSON"):
+    """Its epoch and seq, wherever they stand, say which one it is."""
+    spaced = b'{ "seq" : 3 , "v": 1, "epoch" : "E1", "x": NaN'
+    for payload in (_sealed_again(sealed().replace(b'{"path"', b"{path")), _sealed_again(spaced + b',"mac":')):
+        envelope = open_envelope("up/log", payload, topic=TOPIC, key=KEY)
+        assert (envelope.epoch, envelope.seq, envelope.body) == ("E1", 3, None)
+        with pytest.raises(ContractError, match="JSON"):
+            read(envelope)
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [('"v":2,"sent_at":"AT"', "v: must be 1"), ('"sent_at":"AT"', "v: must"), ('"v":1', "sent_at"), ('"v":1,"sent_at":"soon"', "sent_at")],
+)
+def test_a_durable_message_without_version_or_time_has_an_envelope_too(head: str, problem: str) -> None:
+    """It can't be used, but its number can be acknowledged."""
+    body = "{" + head.replace("AT", AT) + ',"epoch":"E1","seq":3,"id":"x","type":"t","severity":"info","message":"m","mac":'
+    envelope = open_envelope("up/log", _sealed_again(body.encode()), topic=TOPIC, key=KEY)
+    assert (envelope.epoch, envelope.seq) == ("E1", 3)
+    with pytest.raises(ContractError, match=problem):
         read(envelope)
+
+
+@pytest.mark.parametrize("tail", [',"mac":"MAC"}', ',"mac": "MAC"}', ',"mac":"MAC" }\n', ',"mac":\n  "MAC"\n}\n'])
+def test_a_mac_may_be_written_as_json_may(tail: str) -> None:
+    """Other programs' JSON has white space and capital digits; what the MAC covers ends before its comma all the same."""
+    unsealed = json.dumps({"v": 1, "sent_at": AT, "epoch": "E1", "seq": 3, "id": "x", "type": "t", "severity": "info", "message": "m"})[:-1]
+    for code in (mac(KEY, TOPIC, unsealed.encode()), mac(KEY, TOPIC, unsealed.encode()).upper()):
+        payload = (unsealed + tail.replace("MAC", code)).encode()
+        assert isinstance(decode("up/log", payload, topic=TOPIC, key=KEY), Log)
+        with pytest.raises(BadMac):
+            decode("up/log", payload.replace(b'"m"', b'"M"'), topic=TOPIC, key=KEY)
+
+
+def test_an_agent_may_call_its_version_what_it_likes() -> None:
+    """As at enrollment: a name and a number, for instance."""
+    body = {"v": 1, "sent_at": "2026-11-22T18:00:00.000+00:00", "online": True, "session": "s", "epoch": "E", "boot_id": "b", "nonce": "n"}
+    found = decode("up/presence", json.dumps(body | {"agent_version": "acme 1.0 (arm)", "keepalive_s": 30, "heartbeat_s": 30}).encode())
+    assert isinstance(found, Presence)
+    assert found.agent_version == "acme 1.0 (arm)"
 
 
 def _sealed_again(payload: bytes) -> bytes:
