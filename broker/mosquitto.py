@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
-_WATCH_S = 1.0
-"""How often the list of integrations and the certificates are looked at."""
+_WATCH_S = 0.25
+"""How often the list of integrations and the certificates are looked at, in seconds: a new integration is deaf until then."""
 _START_S = 10.0
 """For Mosquitto to listen."""
 _STOP_S = 3.0

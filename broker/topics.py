@@ -157,7 +157,7 @@ class Topics:
         return f"{self.root}/{CONTRACT}/{scope}events/#"
 
     def notifications(self) -> str:
-        return f"{self.root}/{CONTRACT}/notifications/+"
+        return f"{self.root}/{CONTRACT}/notifications/#"
 
     def intents(self, integration: str = "+") -> str:
         """Filter: the intents of one integration, or of all."""
@@ -165,7 +165,7 @@ class Topics:
 
     def replies(self, integration: str) -> str:
         """Filter: the replies to one integration (`+`: to all)."""
-        return f"{self.root}/{CONTRACT}/replies/{_level_or_all(integration)}/+"
+        return f"{self.root}/{CONTRACT}/replies/{_level_or_all(integration)}/#"
 
     def _join(self, *levels: str) -> str:
         return "/".join((self.root, CONTRACT, *(_level(level) for level in levels)))

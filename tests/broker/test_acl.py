@@ -47,6 +47,7 @@ def test_events_and_notifications() -> None:
         assert {identity.name for identity in EVERYONE if ACL.may_publish(identity, T.build(topic))} == {"svc-inventory"}
     assert {i.name for i in EVERYONE if ACL.may_subscribe(i, T.events())} == {"erp"}
     assert {i.name for i in EVERYONE if ACL.may_subscribe(i, T.notifications())} == {"erp"}
+    assert ACL.may_subscribe(OPEN, "fleet/v1/notifications/+")
     assert {i.name for i in EVERYONE if ACL.may_subscribe(i, T.events("line4"))} == {"line4"}
     assert not ACL.may_subscribe(SCOPED, T.events("erp"))
 
@@ -57,8 +58,9 @@ def test_an_integration_has_its_own_intents_and_replies(identity: Identity) -> N
     other = {"erp": "line4", "line4": "erp"}[identity.name]
     assert ACL.may_publish(identity, T.build(IntentTopic(identity.name, "host", "host-a")))
     assert not ACL.may_publish(identity, T.build(IntentTopic(other, "host", "host-a")))
-    assert ACL.may_subscribe(identity, T.replies(identity.name))
-    assert not ACL.may_subscribe(identity, T.replies(other))
+    for below in ("#", "+", "c1"):
+        assert ACL.may_subscribe(identity, f"fleet/v1/replies/{identity.name}/{below}")
+        assert not ACL.may_subscribe(identity, f"fleet/v1/replies/{other}/{below}")
     assert not ACL.may_subscribe(identity, T.intents(identity.name))
     assert ACL.may_subscribe(INVENTORY, T.intents())
     assert ACL.may_publish(INVENTORY, T.build(ReplyTopic(identity.name, "c1")))
