@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from broker.topics import Topics
 from inventory import certificates
@@ -56,13 +56,13 @@ Word = Annotated[Text, Field(max_length=256), AfterValidator(_one_line)]
 
 
 class Evidence(BaseModel):
-    """What a machine says it is. None of it is proof."""
+    """What a machine says it is, null where it does not know. None of it is proof."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     serial: Word | None = None
     uuid: Word | None = None
-    macs: Annotated[list[Mac], Field(max_length=64)] = []
+    macs: Annotated[list[Mac], Field(max_length=64)] | None = None
     hostname: Word | None = None
 
 
@@ -73,8 +73,8 @@ class Request(BaseModel):
 
     token: Annotated[str, Field(min_length=1, max_length=512)]
     csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
-    evidence: Evidence = Evidence()
-    agent_version: Word = ""
+    evidence: Annotated[Evidence, BeforeValidator(lambda given: {} if given is None else given)] = Evidence()
+    agent_version: Annotated[Word, BeforeValidator(lambda given: "" if given is None else given)] = ""
 
 
 async def redeem(

@@ -6,16 +6,16 @@ filter can fail later than at compile time. Sources: RFC 3339 (times), AIP-160 (
 
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from inventory.filter_syntax import FilterError, Literal
 from inventory.kind import Scalar
+from inventory.times import is_time, parse_time
 
 Value = str | int | float | bool | datetime
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
 _DURATION = re.compile(r"([+-]?)((?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|[smhdw]))+)")
 _PART = re.compile(r"([0-9.]+)(ms|[smhdw])")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -69,8 +69,8 @@ def _boolean(literal: Literal) -> bool:
 def _time(literal: Literal, now: datetime) -> datetime:
     """A time as it stands, or `now` and a duration: `15m` and `-15m` are that long ago, `+15m` is that far ahead."""
     try:
-        if _TIME.fullmatch(literal.text):
-            return datetime.fromisoformat(literal.text.upper()).astimezone(UTC)
+        if is_time(literal.text):
+            return parse_time(literal.text)
         if duration := _DURATION.fullmatch(literal.text):
             seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(duration[2]))
             return now + timedelta(seconds=seconds if duration[1] == "+" else -seconds)

@@ -33,6 +33,7 @@ from inventory.integrations import Integration
 from inventory.kinds import BY_NAME
 from inventory.resource import time_text
 from inventory.store import Store, read_one
+from inventory.times import parse_time
 from inventory.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def read_intent(who: Integration, topic: IntentTopic, payload: bytes, now: datet
         case "signed":
             body = _object(verified(payload, who.key))
         case "unsigned":
-            body = _object(payload)
+            body = _object(payload if _is_plain(payload) else verified(payload, who.key))
         case _:
             raise Forbidden(f"{who.name} may not write: it was created without --write")
     _check_target(body, topic)
@@ -146,10 +147,15 @@ def verified(payload: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
 def correlation_of(payload: bytes) -> str | None:
     """Where a refusal can be sent, taken from a payload that nobody has verified; None where it does not say."""
     try:
-        content = _decoded(payload.decode("ascii").split(".")[1]) if payload[:1] != b"{" else payload
+        content = payload if _is_plain(payload) else _decoded(payload.decode("ascii").split(".")[1])
         return _correlation(_object(content))
     except (InventoryError, ValueError, IndexError):
         return None
+
+
+def _is_plain(payload: bytes) -> bool:
+    """JSON rather than a JWS, which has no brace in it. Who may send plain intents may sign them all the same."""
+    return payload.lstrip(b" \t\r\n")[:1] == b"{"
 
 
 def _decoded(text: str) -> bytes:
@@ -195,12 +201,9 @@ def _patch(body: Json) -> Json:
 def _not_after(body: Json) -> datetime:
     value = body.get("not_after")
     try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise _invalid("not_after", "must be an RFC 3339 time, such as 2026-11-22T18:00:00.000Z")
-    return at
+        return parse_time(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise _invalid("not_after", str(error)) from None
 
 
 def _check_target(body: Json, topic: IntentTopic) -> None:

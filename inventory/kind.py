@@ -10,12 +10,14 @@ Source: design.md section 5, contract.md section 4.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
+
+from inventory.times import parse_time
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 LABEL_KEY = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?")
@@ -74,14 +76,13 @@ def _no_nul(text: str) -> str:
 
 
 def _parse_time(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("must be an RFC 3339 time, such as 2026-11-22T18:00:00.000Z") from None
-        if at.tzinfo is None:
-            raise ValueError("must name its offset, such as 2026-11-22T18:00:00.000Z")
-        return at.astimezone(UTC)
+    return parse_time(value) if isinstance(value, str) else value
+
+
+def _check_name(value: Any) -> Any:
+    """Words for people, before the pattern, which is for programs, refuses it."""
+    if isinstance(value, str) and not NAME.fullmatch(value):
+        raise ValueError("must be 1 to 253 lower-case letters, digits and ._-, with a letter or digit at both ends")
     return value
 
 
@@ -97,7 +98,7 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$", max_length=253)]
+Name = Annotated[str, BeforeValidator(_check_name), StringConstraints(pattern=f"^{NAME.pattern}$", max_length=253)]
 Title = Annotated[Text, StringConstraints(max_length=256)]
 Labels = Annotated[dict[str, Text], AfterValidator(_check_labels)]
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
@@ -265,6 +266,7 @@ def meta_fields(manager: str, states: States | None) -> tuple[Field, ...]:
             choices=desired,
             intent=True,
             default=desired[0] if desired else None,
+            nullable=not desired,
             selectable=True,
         ),
         Field(name="current_state", annotation=str, scalar=Scalar.TEXT, owner=manager, doc="What is.", choices=current),
@@ -287,6 +289,9 @@ def meta_fields(manager: str, states: States | None) -> tuple[Field, ...]:
         ),
     )
 
+
+STATE_FIELDS = frozenset({"desired_state", "current_state", "observed_generation", "status"})
+"""What a kind without states shows as null."""
 
 META = frozenset(f.name for f in meta_fields(INVENTORY, None))
 """The names of the fields that every kind has."""

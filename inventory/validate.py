@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from inventory.actor import Actor
 from inventory.db import dumps
 from inventory.errors import Forbidden, Invalid, Problem
-from inventory.kind import USER, Field, Kind, Scalar
+from inventory.kind import STATE_FIELDS, USER, Field, Kind, Scalar
 from inventory.resource import Resource, merge_patch
 
 Values = dict[str, Any]
@@ -91,13 +91,15 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _refuse_others(kind: Kind, members: Values, actor: Actor) -> None:
-    others = [
-        Problem(f"/{name}", f"belongs to {_owner_words(kind.by_name[name])}; you can't write it")
-        for name in members
-        if not actor.owns(kind.by_name[name].owner)
-    ]
+    others = [Problem(f"/{name}", _refusal(kind, kind.by_name[name])) for name in members if not actor.owns(kind.by_name[name].owner)]
     if others:
         raise Forbidden(f"{kind.name}: " + "; ".join(f"{p.pointer[1:]} {p.detail}" for p in others), errors=tuple(others))
+
+
+def _refusal(kind: Kind, field: Field) -> str:
+    if kind.states is None and field.name in STATE_FIELDS:
+        return f"is nothing that a {kind.name} has: it has no states"
+    return f"belongs to {_owner_words(field)}; you can't write it"
 
 
 def _owner_words(field: Field) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from jinja2 import TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Bounds
 from tortoise import fields
 
@@ -42,8 +42,23 @@ def _parses(template: str) -> str:
     return template
 
 
+MODE = re.compile(r"[0-7]{3,4}")
 ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
-Account = Annotated[str, StringConstraints(pattern=f"^({ACCOUNT.pattern})$")]
+
+
+def _check_account(value: Any) -> Any:
+    if isinstance(value, str) and not ACCOUNT.fullmatch(value):
+        raise ValueError("must be the name of a user or group, or its number as a string")
+    return value
+
+
+def _check_mode(value: Any) -> Any:
+    if not isinstance(value, str) or not MODE.fullmatch(value):
+        raise ValueError('must be an octal string, such as "0644"')
+    return value
+
+
+Account = Annotated[str, BeforeValidator(_check_account), StringConstraints(pattern=f"^({ACCOUNT.pattern})$")]
 
 
 class FileSpec(BaseModel):
@@ -54,7 +69,7 @@ class FileSpec(BaseModel):
     path: Annotated[Text, Bounds(min_length=2, max_length=1024), AfterValidator(_absolute)]
     content: Text | None = None
     template: Annotated[Text, AfterValidator(_parses)] | None = None
-    mode: Annotated[str, StringConstraints(pattern="^0?[0-7]{3}$|^[0-7]{4}$")] = "0644"
+    mode: Annotated[str, BeforeValidator(_check_mode), StringConstraints(pattern=f"^({MODE.pattern})$")] = "0644"
     owner: Account | None = None
     group: Account | None = None
 

@@ -160,6 +160,15 @@ async def test_one_device_asking_a_hundred_times_at_once_is_one_device(enrolling
     assert (await enrolling.store.get("enrollment-token", token["id"]))["used"] == 1
 
 
+async def test_what_a_device_does_not_know_may_be_null(enrolling: Enrolling) -> None:
+    """Evidence, or any of its members, as a program writes them that has nothing to say."""
+    await enrolling.token(uses=2)
+    unknown = {"serial": None, "uuid": None, "macs": None, "hostname": None}
+    for evidence in (None, unknown):
+        answer = await enrolling.redeem({"token": "t-1", "csr": csr(), "evidence": evidence, "agent_version": None})
+        assert (await enrolling.store.get("host", answer["device"]))["name"].startswith("host")
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"token": None}, "/token"),
     ({"token": ""}, "/token"),

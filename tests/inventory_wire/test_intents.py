@@ -104,6 +104,8 @@ async def test_a_plain_intent_is_done_where_that_is_allowed(desk: Desk) -> None:
     """And nowhere else: who has to sign is refused without a signature."""
     reply = await desk.send("by-unsigned", json.dumps(intent()).encode())
     assert reply is not None and reply["status"] == 200
+    signed_all_the_same = await desk.send("by-unsigned", jws(desk.keys["unsigned"], intent("c-3")))
+    assert signed_all_the_same is not None and signed_all_the_same["status"] == 200
     for name in ("by-signed", "by-none"):
         refused = await desk.send(name, json.dumps(intent("c-2", title="Other")).encode())
         assert refused is not None and refused["status"] in (400, 403)
