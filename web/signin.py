@@ -96,6 +96,7 @@ async def _checked(name: str, password: str) -> Account:
     here.throttle.failed(address, name, time.monotonic())
     account = await accounts.check_password(here.db, name, password)
     if account is None:
+        here.throttle.told(address, name, time.monotonic())
         here.metrics.sign_ins_failed += 1
         log.warning("sign-in refused", extra={"user": name[:64], "address": address})
         raise Unauthenticated("the name or the password is wrong")

@@ -45,6 +45,12 @@ class Throttle:
         while len(self._records) > MOST:
             self._records.popitem(last=False)
 
+    def told(self, address: str, name: str, now: float) -> None:
+        """The failure has been told only now: a check takes time, which must not be taken off the wait."""
+        for key in (("address", address), ("name", name)):
+            if record := self._live(key, now):
+                record.last = max(record.last, now)
+
     def succeeded(self, address: str, name: str) -> None:
         self._records.pop(("address", address), None)
         self._records.pop(("name", name), None)

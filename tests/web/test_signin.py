@@ -75,6 +75,17 @@ def test_guessing_is_slowed_down(site: Site) -> None:
         assert int(slowed.headers["Retry-After"]) >= 1
 
 
+def test_the_wait_begins_when_the_refusal_is_told() -> None:
+    """On a busy machine a check takes longer than the first waits; they would have run out before anybody could be told of them."""
+    throttle = Throttle()
+    for _ in range(FREE_ADDRESS):
+        throttle.failed("a", "n", 0.0)
+    throttle.told("a", "n", 5.0)
+    throttle.told("b", "m", 5.0)
+    assert throttle.wait("a", "n", 5.0) == 1.0
+    assert throttle.wait("b", "m", 5.0) == 0
+
+
 def test_the_throttle_doubles_forgets_and_pardons() -> None:
     """The wait doubles from the first failure too many up to its longest; time and success end it."""
     throttle = Throttle()
