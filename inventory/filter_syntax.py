@@ -117,7 +117,7 @@ _RPAR: ")"
 OPERATOR: /<=|>=|!=|=|<|>|:/
 STRING: /"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'/s
 CALL.2: /(?!-|(?:AND|OR|NOT)\()[^\s()"'=!<>:,;&|{}\[\]^`]+(?=\()/
-WORD.1: /(?!-)[^\s()"'=!<>:,;&|{}\[\]^`]+/
+WORD.1: /(?!-)[^\s()"'=!<>:,;&|{}\[\]^`]+(?:(?<=\.)(?:"[^"\\]*"|'[^'\\]*'))?/
 VALUE.1: /[^\s()"'=!<>,;&|{}\[\]^`]+/
 %ignore /\s+/
 """
@@ -139,6 +139,11 @@ _ESCAPED = {'"': '"', "'": "'", "\\": "\\", "*": "*", "n": "\n", "t": "\t"}
 
 def _column(token: Token) -> int:
     return (token.start_pos or 0) + 1
+
+
+def _path(word: Token) -> str:
+    """Its last part may stand in quotes (`labels."line"`), which no name has in it."""
+    return word.replace('"', "").replace("'", "")
 
 
 def _unescape(raw: str, column: int) -> str:
@@ -184,12 +189,12 @@ class _Build(Transformer[Token, Node]):
         return Not(operand, _column(sign))
 
     def comparison(self, word: Token, operator: Token, value: Token) -> Node:
-        return Comparison(str(word), str(operator), (_literal(value),), _column(word))
+        return Comparison(_path(word), str(operator), (_literal(value),), _column(word))
 
     def alternatives(self, word: Token, operator: Token, _paren: Token, *values: Token) -> Node:
         if operator not in ("=", ":"):
             raise FilterError(f"alternatives in parentheses go with = or :, not with {operator}", _column(operator))
-        return Comparison(str(word), str(operator), tuple(_literal(v) for v in values), _column(word))
+        return Comparison(_path(word), str(operator), tuple(_literal(v) for v in values), _column(word))
 
     def search(self, word: Token) -> Node:
         return Search(_literal(word))

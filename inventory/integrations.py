@@ -49,6 +49,17 @@ class Integration:
     key: ec.EllipticCurvePublicKey
 
 
+async def check(db: Database, request: Any) -> dict[str, Any]:
+    """What `create` would let in, {`name`, `write`}, without letting it in. Raises Invalid, Conflict, Unavailable."""
+    asked = _checked(request)
+    key = certificates.requested_key(asked.csr)
+    async with db.acquire() as connection:
+        row = await connection.fetchrow(SQL["find_integration"], asked.name)
+    if row is not None:
+        _refuse_other(dict(row), key, asked)
+    return {"name": asked.name, "write": asked.write}
+
+
 async def create(db: Database, authority: Authority, request: Any, *, broker: tuple[str, int], now: datetime) -> dict[str, Any]:
     """{`name`, `write`, `certificate`, `ca`, `broker`}. `request`: the decoded JSON body. Raises Invalid, Conflict, Unavailable."""
     asked = _checked(request)
@@ -59,8 +70,7 @@ async def create(db: Database, authority: Authority, request: Any, *, broker: tu
         if row is None:
             row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
         assert row is not None, "it was there a statement ago, and nothing deletes them"
-        if public_key(row["certificate"]) != key or row["write"] != asked.write:
-            raise Conflict(f"there is an integration named {asked.name} already", errors=(Problem("/name", "is taken"),))
+        _refuse_other(dict(row), key, asked)
         names = await tx.raw.fetch("SELECT name FROM integrations ORDER BY name")
     write_list(authority.directory, [row["name"] for row in names])
     return {
@@ -70,6 +80,11 @@ async def create(db: Database, authority: Authority, request: Any, *, broker: tu
         "ca": authority.ca_pem,
         "broker": {"host": broker[0], "port": broker[1]},
     }
+
+
+def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked: Request) -> None:
+    if public_key(row["certificate"]) != key or row["write"] != asked.write:
+        raise Conflict(f"there is an integration named {asked.name} already", errors=(Problem("/name", "is taken"),))
 
 
 async def find(connection: Connection, name: str) -> Integration | None:

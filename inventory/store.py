@@ -117,10 +117,10 @@ class Store:
         k = BY_NAME[kind]
         return await self._run(k, lambda w: w.delete(k, ref, actor, if_match, force), dry_run)
 
-    async def retry(self, kind: str, ref: str, actor: Actor, *, dry_run: bool = False) -> Resource:
-        """Raises NotFound, Conflict."""
+    async def retry(self, kind: str, ref: str, actor: Actor, *, if_match: int | None = None, dry_run: bool = False) -> Resource:
+        """Raises NotFound, PreconditionFailed, Conflict."""
         k = BY_NAME[kind]
-        return _there(await self._run(k, lambda w: w.retry(k, ref, actor), dry_run))
+        return _there(await self._run(k, lambda w: w.retry(k, ref, actor, if_match), dry_run))
 
     async def _run(self, kind: Kind, act: Callable[[Writer], Awaitable[str | None]], dry_run: bool) -> Resource | None:
         async def once() -> Resource | None:

@@ -117,11 +117,11 @@ class Writer:
             await self._update(kind, current, values, actor)
         return str(current["id"])
 
-    async def retry(self, kind: Kind, ref: str, actor: Actor) -> str:
+    async def retry(self, kind: Kind, ref: str, actor: Actor, if_match: int | None = None) -> str:
         """Say that what has halted is to be tried again; for a config or host, all of its host-configs that are in error."""
         if "retry" not in kind.verbs:
             raise Conflict(f"a {kind.name} is not reconciled, so there is nothing to retry")
-        current = await self.load(kind, ref)
+        current = await self.load(kind, ref, if_match)
         await self._retry_one(kind, current, actor)
         if kind.name in ("config", "host"):
             target = BY_NAME["host-config"]
@@ -179,7 +179,8 @@ class Writer:
     # --- rows -----------------------------------------------------------------------------------------------------------------
 
     async def load(self, kind: Kind, ref: str, if_match: int | None = None) -> Resource:
-        """The resource by id or name, its row locked. Hidden fields are in it. Raises NotFound, PreconditionFailed."""
+        """The resource by id or name, its row locked. Hidden fields are in it. if_match: the version that it must be at; 0, which none is
+        ever at, fits nothing. Raises NotFound, PreconditionFailed."""
         row = await self.tx.raw.fetchrow(
             f"SELECT {_write_list(kind)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 "
             "ORDER BY r.id = $1 DESC LIMIT 1 FOR UPDATE OF r",
@@ -189,7 +190,8 @@ class Writer:
             raise NotFound(f"there is no {kind.name} {ref!r}")
         current = from_row(kind, row, hidden=True)
         if if_match is not None and current["version"] != if_match:
-            raise PreconditionFailed(f"{kind.name} {current['name']} is at version {current['version']}, not {if_match}: read it again")
+            asked = f"not {if_match}" if if_match else "which If-Match does not name"
+            raise PreconditionFailed(f"{kind.name} {current['name']} is at version {current['version']}, {asked}: read it again")
         return current
 
     async def _read(self, kind: Kind, ids: Iterable[str], *, lock: bool = False) -> list[Resource]:
@@ -262,11 +264,12 @@ class Writer:
     async def _free_name(self, kind: Kind, wanted: str) -> str:
         """The name itself, or with the lowest free `-2`, `-3`, ... behind it. Two writers who want the same name wait for each other."""
         await self.tx.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{kind.name} {wanted}")
-        rows = await self.tx.raw.fetch(f"SELECT name FROM \"{kind.table}\" WHERE name = $1 OR starts_with(name, $1 || '-')", wanted)
+        stem = wanted[:245]
+        rows = await self.tx.raw.fetch(f"SELECT name FROM \"{kind.table}\" WHERE name = $1 OR starts_with(name, $2 || '-')", wanted, stem)
         taken = {row["name"] for row in rows}
         name, number = wanted, 2
         while name in taken:
-            name, number = f"{wanted[:245]}-{number}", number + 1
+            name, number = f"{stem}-{number}", number + 1
         return name
 
     @asynccontextmanager

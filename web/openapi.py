@@ -183,8 +183,8 @@ def _delete(kind: Kind, id: str) -> Operation:
 def _verb(kind: Kind, verb: str) -> Operation:
     done = {"200": _given("As it is then.", reference(type_name(kind)), etag=True)}
     return _operation(
-        f"{verb}{type_name(kind)}", kind.collection, f"{verb.capitalize()} what has halted.", done, 404, 409, 415, 422,
-        parameters=[*_query(WRITE), _KEY],
+        f"{verb}{type_name(kind)}", kind.collection, f"{verb.capitalize()} what has halted.", done, 404, 409, 412, 413, 415, 422,
+        parameters=[*_query(WRITE), _IF_MATCH, _KEY],
     )  # fmt: skip
 
 
@@ -237,12 +237,17 @@ def _access_paths() -> dict[str, dict[str, Operation]]:
 
 def _integrations() -> dict[str, Operation]:
     listed = {"200": _given("They.", reference("IntegrationPage"))}
-    made = {"201": _given("Made, or made already with this key.", reference("IntegrationAnswer"))}
+    made = {
+        "201": _given("Made, or made already with this key.", reference("IntegrationAnswer")),
+        "200": _given("With dry_run: what would be let in.", reference("IntegrationChecked")),
+    }
     body = {"required": True, **_content(reference("IntegrationRequest"))}
     summary = "Let another program in, with a certificate of its own."
     return {
         "get": _operation("listIntegrations", "access", "The programs that have a certificate.", listed),
-        "post": _operation("createIntegration", "access", summary, made, 409, 413, 415, 422, parameters=[_KEY], requestBody=body),
+        "post": _operation(
+            "createIntegration", "access", summary, made, 409, 413, 415, 422, parameters=[*_query(WRITE), _KEY], requestBody=body
+        ),
     }
 
 

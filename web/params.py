@@ -130,14 +130,18 @@ def _unquoted(raw: bytes) -> str:
     return decoded
 
 
+_ENTITY_TAG = re.compile(r'"(?P<quoted>[0-9]{1,18})"|(?P<bare>[0-9]{1,18})|(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+
 def if_match(header: str | None) -> int | None:
-    """The version that If-Match asks for; None where any will do (absent, or `*`). Raises BadRequest."""
+    """The version that If-Match asks for; None where any will do (absent, or `*`), 0 for a tag that is no version of ours (weak ones never
+    match). Raises BadRequest."""
     if header is None or header.strip() == "*":
         return None
-    found = re.fullmatch(r'\s*(?:"([0-9]{1,18})"|([0-9]{1,18}))\s*', header)
-    if found is None:
+    if not (found := _ENTITY_TAG.fullmatch(header.strip())):
         raise BadRequest('If-Match: must be one version, such as "4711", or *', pointer="If-Match")
-    return int(found[1] or found[2])
+    version = found["quoted"] or found["bare"]
+    return int(version) if version else 0
 
 
 def idempotency_key(header: str | None) -> str | None:

@@ -78,9 +78,11 @@ def kind_schemas(kind: Kind) -> dict[str, Schema]:
     patch["properties"] = {member: _nullable(schema) for member, schema in patch["properties"].items()}
     for schema in (create, patch):
         schema["additionalProperties"] = False
-    page = {"items": {"type": "array", "items": reference(name)}, **PAGE_MEMBERS}
+    part = {key: value for key, value in resource.items() if key != "required"}
+    page = {"items": {"type": "array", "items": {"anyOf": [reference(name), reference(f"{name}Part")]}}, **PAGE_MEMBERS}
     found |= {
         name: resource,
+        f"{name}Part": {**part, "description": f"The members of a {kind.name} that `fields` asked for.", "minProperties": 1},
         f"{name}Create": create,
         f"{name}Patch": patch,
         f"{name}Page": {"type": "object", "properties": page, "required": ["items", "next_page_token", "position"]},
@@ -214,6 +216,7 @@ GENERAL: dict[str, Schema] = {
         ca=_TEXT,
         broker=_plain("Where to connect.", "host port", host=_TEXT, port={"type": "integer"}),
     ),
+    "IntegrationChecked": _plain("A program that could be let in.", "name write", name=_TEXT, write=_TEXT),
     "IntegrationPage": _plain(
         "The programs.", "items", items=_array(_plain("One.", "name write created_at", name=_TEXT, write=_TEXT, created_at=_TIME))
     ),

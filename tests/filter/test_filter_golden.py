@@ -65,6 +65,8 @@ GOLDEN: list[tuple[str, str, tuple[Any, ...]]] = [
     ("labels.line = 4", "r.labels @> $1::text::jsonb", ('{"line": "4"}',)),
     ("labels.line:4", "r.labels @> $1::text::jsonb", ('{"line": "4"}',)),
     ("labels.a.b/c-d = x", "r.labels @> $1::text::jsonb", ('{"a.b/c-d": "x"}',)),
+    ('labels."a.b/c-d" = x', "r.labels @> $1::text::jsonb", ('{"a.b/c-d": "x"}',)),
+    ("labels.'line':*", "r.labels ? $1::text", ("line",)),
     ("labels.line != 4", "NOT COALESCE(r.labels @> $1::text::jsonb, false)", ('{"line": "4"}',)),
     ("labels.line = 4*", "(r.labels ->> $1::text) LIKE $2::text", ("line", "4%")),
     ("labels.line > 4", "(r.labels ->> $1::text) > $2::text", ("line", "4")),

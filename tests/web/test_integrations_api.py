@@ -25,6 +25,9 @@ def test_an_administrator_lets_a_program_in(web_url: str, tmp_path: Path) -> Non
     key = {"Idempotency-Key": "once"}
     at = "/api/v1/integrations"
     with running(web_url, secrets=secrets, mqtt=("broker.example", 8883)) as site, site.client() as client:
+        checked = client.post(at, json=asked, params={"dry_run": "true"})
+        assert (checked.status_code, checked.json()) == (200, {"name": "mes", "write": "signed"})
+        assert client.get(at).json()["items"] == []
         made = client.post(at, json=asked, headers=key)
         assert made.status_code == 201, made.text
         body = made.json()
@@ -33,7 +36,8 @@ def test_an_administrator_lets_a_program_in(web_url: str, tmp_path: Path) -> Non
         assert client.post(at, json=asked, headers=key).json() == body
         assert client.post(at, json=asked).json() == body
         assert client.post(at, json={**asked, "write": "none"}, headers=key).status_code == 422
-        assert client.post(at, json={**asked, "csr": _csr()}).status_code == 409
+        for dry_run in ("false", "true"):
+            assert client.post(at, json={**asked, "csr": _csr()}, params={"dry_run": dry_run}).status_code == 409
         assert client.post(at, json={**asked, "name": "svc-web"}).json()["errors"][0]["pointer"] == "/name"
         [listed] = client.get(at).json()["items"]
         assert (listed["name"], listed["write"]) == ("mes", "signed")

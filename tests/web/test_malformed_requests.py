@@ -176,6 +176,11 @@ TABLE: dict[str, Wrong] = {
     ),
     "uses of none": Wrong("POST", E, 422, "/uses", json={"name": "a", "uses": 0}),
     "a time without an offset": Wrong("POST", E, 422, "/expires_at", json={"name": "a", "expires_at": "2030-01-01T00:00:00"}),
+    "a time before all times": Wrong("POST", E, 422, "/expires_at", json={"expires_at": "0001-01-01T00:00:00+23:00"}),
+    "a time after all times": Wrong("POST", E, 422, "/expires_at", json={"expires_at": "9999-12-31T23:59:59-23:00"}),
+    "a day that there is not": Wrong("POST", E, 422, "/expires_at", json={"expires_at": "2030-02-30T00:00:00Z"}),
+    "a week date": Wrong("POST", E, 422, "/expires_at", json={"expires_at": "2030-W01-1T00:00:00Z"}),
+    "a state of what has none": Wrong("PATCH", f"{R}/north", 403, "/desired_state", json={"desired_state": "gone"}),
     "a time that is none": Wrong("POST", E, 422, "/expires_at", json={"name": "a", "expires_at": "soon"}),
     "a desired state that there is not": Wrong("POST", H, 422, "/desired_state", json={"name": "a", "desired_state": "happy"}),
     # Other owners.
@@ -188,7 +193,10 @@ TABLE: dict[str, Wrong] = {
     "a kind that devices make": Wrong("POST", "/api/v1/components", 403, json={"name": "a"}),
     # Preconditions and keys.
     "If-Match of words": Wrong("PATCH", f"{R}/north", 400, "If-Match", json={"title": "x"}, headers={"If-Match": "latest"}),
-    "If-Match weak": Wrong("PATCH", f"{R}/north", 400, "If-Match", json={"title": "x"}, headers={"If-Match": 'W/"1"'}),
+    "If-Match of two": Wrong("PATCH", f"{R}/north", 400, "If-Match", json={"title": "x"}, headers={"If-Match": '"1", "2"'}),
+    "If-Match weak": Wrong("PATCH", f"{R}/north", 412, json={"title": "x"}, headers={"If-Match": 'W/"1"'}),
+    "If-Match of another's": Wrong("DELETE", f"{R}/north", 412, headers={"If-Match": '"abc"'}),
+    "If-Match stale on a verb": Wrong("POST", f"{H}/press:retry", 412, headers={"If-Match": '"999999"'}),
     "If-Match stale": Wrong("PATCH", f"{R}/north", 412, json={"title": "x"}, headers={"If-Match": '"999999"'}),
     "If-Match stale on DELETE": Wrong("DELETE", f"{R}/north", 412, headers={"If-Match": "1000000"}),
     "an Idempotency-Key with spaces": Wrong("POST", R, 400, "Idempotency-Key", json={"name": "a"}, headers={"Idempotency-Key": "a b"}),

@@ -49,6 +49,8 @@ def test_a_list_pages_selects_and_counts(client: httpx.Client) -> None:
         if token is None:
             break
     assert seen == [{"name": f"site-{n}", "labels": {"n": str(n)}} for n in (4, 3, 2, 1, 0)]
+    kinds = client.get("/api/v1/sites", params={"fields": "kind", "page_size": 1}).json()["items"]
+    assert kinds == [{"kind": "site"}]
     only = client.get("/api/v1/sites", params={"filter": 'labels.n = "3" OR name = "site-4"', "order_by": "name"}).json()["items"]
     assert [item["name"] for item in only] == ["site-3", "site-4"]
 
@@ -64,6 +66,19 @@ def test_if_match_lets_one_of_two_writers_win(client: httpx.Client, form: str) -
     assert client.delete("/api/v1/regions/north", headers=stale).status_code == 412
     assert client.get("/api/v1/regions/north").json()["title"] == "first"
     assert client.patch("/api/v1/regions/north", json={"title": "third"}, headers={"If-Match": "*"}).status_code == 200
+
+
+def test_null_takes_a_desired_state_back_to_the_first(client: httpx.Client) -> None:
+    """A host always wants some state: RFC 7396's null means what it was before anybody said anything."""
+    made(client, "hosts", name="press", desired_state="onboarded")
+    assert client.patch("/api/v1/hosts/press", json={"desired_state": None}).json()["desired_state"] == "registered"
+
+
+def test_a_taken_host_name_gets_a_number_however_long_it_is(client: httpx.Client) -> None:
+    """Also where the name has no room for one; deleting and moving on leaves nobody without a name."""
+    for name in ("press", "p" * 253):
+        given = [made(client, "hosts", name=name)["name"] for _ in range(3)]
+        assert given == [name, f"{name[:245]}-2", f"{name[:245]}-3"]
 
 
 def test_dry_run_answers_and_writes_nothing(client: httpx.Client) -> None:

@@ -17,6 +17,7 @@ from inventory.resource import time_text
 from inventory.writer import Writer
 from web import params
 from web.api.answers import answer
+from web.api.parameters import WRITE
 from web.bodies import read_object
 from web.identity import current_actor, require
 from web.services import Services, services
@@ -39,8 +40,10 @@ async def list_integrations() -> Response:
 @blueprint.post("")
 async def create_integration() -> Response:
     """Making one is repeatable by itself (same name, same key); an idempotency key besides notices another body."""
-    params.parse(request.query_string, ())
+    dry_run: bool = params.parse(request.query_string, WRITE)["dry_run"]
     here = services()
+    if dry_run:
+        return answer(await integrations.check(here.db, await read_object()))
     if here.authority is None:
         raise Unavailable("this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make no certificate")
     key = params.idempotency_key(request.headers.get("Idempotency-Key"))

@@ -62,7 +62,7 @@ def _query(taken: tuple[params.Parameter, ...]) -> params.Values:
 
 async def list_resources(kind: Kind) -> Response:
     query = ListQuery(**_query(LIST))
-    unknown = [name for name in query.fields if name not in kind.by_name or kind.by_name[name].hidden]
+    unknown = [name for name in query.fields if name != "kind" and (name not in kind.by_name or kind.by_name[name].hidden)]
     if unknown:
         raise BadRequest(f"fields: a {kind.name} has no {', '.join(unknown)}", pointer="fields")
     try:
@@ -130,16 +130,17 @@ async def verb_resource(kind: Kind, ref: str, verb: str) -> Response:
     """`retry` is the one that there is; a kind says which it has."""
     dry_run: bool = _query(WRITE)["dry_run"]
     if verb not in kind.verbs:
-        raise NotFound(f"a {kind.name} has no verb {verb[:64]!r}; it has {', '.join(kind.verbs) or 'none'}")
+        raise NotFound(f"{kind.collection} have no verb {verb[:64]!r}; they have {', '.join(kind.verbs) or 'none'}")
+    wanted = params.if_match(request.headers.get("If-Match"))
     key = params.idempotency_key(request.headers.get("Idempotency-Key"))
     given = await read_object(may_be_empty=True)
     if given:
         raise Invalid(f"{verb} takes no members", errors=tuple(Problem(f"/{name}", "there is no such member") for name in given))
     reference, actor = _reference(kind, ref), current_actor()
     if key is None or dry_run:
-        return _resource_answer(kind, await services().store.retry(kind.name, reference, actor, dry_run=dry_run))
+        return _resource_answer(kind, await services().store.retry(kind.name, reference, actor, if_match=wanted, dry_run=dry_run))
     claim = Claim.of(actor, key, f"POST {request.path}", given, datetime.now(UTC))
-    done = await _once(kind, claim, lambda w: w.retry(kind, reference, actor), 200)
+    done = await _once(kind, claim, lambda w: w.retry(kind, reference, actor, wanted), 200)
     return _resource_answer(kind, done.body, done.status)
 
 
