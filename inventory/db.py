@@ -53,8 +53,11 @@ GONE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DiskFullError,
+    asyncpg.PostgresIOError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby that is not promoted yet
 )
-"""What asyncpg raises when the database is away, starting, stopping or full up."""
+"""What asyncpg raises when the database is away, starting, stopping, full up or not to be written: none of it is the fault of who asks."""
 
 log = logging.getLogger(__name__)
 

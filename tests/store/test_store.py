@@ -260,6 +260,14 @@ async def test_a_database_out_of_reach_says_so(admin: Actor, ports: Any) -> None
         await store.get("region", "north")
 
 
+@pytest.mark.parametrize("state", ["53100", "58030", "25006"])
+async def test_a_database_that_cannot_write_is_away(db: Database, state: str) -> None:
+    """A full disk, a failing one, a standby not yet promoted: whoever asked is not to blame, and no message is set aside for it."""
+    with pytest.raises(Unavailable):
+        async with db.transaction() as tx:
+            await tx.raw.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+
+
 async def test_crossing_writers_all_succeed(store: Store, admin: Actor) -> None:
     """Moves and relabels that lock the same hosts in different orders end without an error."""
     await store.create("region", {"name": "north"}, admin)
