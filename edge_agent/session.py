@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTv311
@@ -113,12 +114,24 @@ class Session:
 
 
 def tls_context(identity: Identity) -> ssl.SSLContext:
-    """Ours to the broker, the broker's checked against the fleet's own CA and nothing else. Raises OSError."""
+    """Ours to the broker, the broker's checked against the fleet's own CA and nothing else. Raises OSError naming the damaged file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(identity.ca_file)
-    context.load_cert_chain(identity.certificate_file, identity.key_file)
+    _trust(context, identity.ca_file)
+    try:
+        context.load_cert_chain(identity.certificate_file, identity.key_file)
+    except ssl.SSLError as error:
+        # OpenSSL says the same of both files: the certificate is tried by itself.
+        _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), identity.certificate_file)
+        raise OSError(f"{identity.key_file} can't be used ({error}): restore it, or remove it and enroll again") from error
     return context
+
+
+def _trust(context: ssl.SSLContext, file: Path) -> None:
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as error:
+        raise OSError(f"{file} can't be used ({error}): enroll again") from error
 
 
 def _no_write_here(client: Client, userdata: Any, sock: Any) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent import enroll, identity
 from edge_agent.enroll import Answered, EnrollFailed, Evidence, asker
+from edge_agent.session import tls_context
 from tests.agent.conftest import ROOT, AgentProcess
 from tests.agent.fleet import Ca, Fleet, _handler
 
@@ -166,6 +167,18 @@ def test_a_damaged_identity_names_the_file(offline: Fleet, tmp_path: Path) -> No
     path.write_text(path.read_text().replace("command_toor", "command_root"))
     with pytest.raises(identity.NotEnrolled, match=r"device\.crt"):
         identity.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["device.key", "device.crt", "ca.crt"])
+def test_a_damaged_key_or_certificate_is_named(offline: Fleet, tmp_path: Path, file: str) -> None:
+    """OpenSSL says the same of all of them; we say which one it is, and what to do."""
+    run(offline, tmp_path)
+    me = identity.load(tmp_path)
+    tls_context(me)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match=rf"{file} can't be used.*enroll again"):
+        tls_context(me)
 
 
 def test_doctor_says_what_is_wrong(fleet: Fleet, new_agent: Any) -> None:
