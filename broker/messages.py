@@ -462,7 +462,9 @@ class ResourceRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a device is to do. It runs only above the highest `fence` seen, starts before `not_after`, runs `timeout_s` at most."""
+    """What a device is to do. It runs only above the highest `fence` seen, starts before `not_after`, runs `timeout_s` at most.
+
+    `issued_at`: when it was signed this time. `created_at`: when the command was made; an older server does not say."""
 
     id: str = member(_token)
     device: str = member(_token)
@@ -474,6 +476,7 @@ class Order:
     issued_at: str = member(_time)
     not_after: str = member(_time)
     timeout_s: int = member(_whole(1, 86400))
+    created_at: str | None = member(_or_null(_time), default=None)
 
 
 UpMessage = Presence | Heartbeat | Facts | Status | Result | Log | Metrics

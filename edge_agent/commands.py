@@ -1,7 +1,8 @@
 """Commands: believed, journalled, run once, reported. Pure; called by `agent` alone.
 
 An order is journalled as *received*, then as *started* before its applier sees it, then as *done* with its result. One that was started
-when the process died runs again if its verb is idempotent, and is `unknown` otherwise. It is the server's business to send an order again
+when the process died runs again if its verb is idempotent, and is `unknown` otherwise; likewise one that was made before this
+journal began, because a lost one may have known it. It is the server's business to send an order again
 when nothing came back, and to sign one again whose fence was overtaken: a stale order is only counted here.
 
 Source: design.md section 4 (Commands).
@@ -142,10 +143,21 @@ def _take_in(turn: Turn, order: Order) -> None:
         _admit(turn, Entry(order.id, order.fence, Phase.RECEIVED, order), order)
 
 
+def _older_than_the_journal(turn: Turn, order: Order) -> bool:
+    """Whether a journal before this one may have seen the command under another signature, and may have run it."""
+    floor = turn.state.durable.floor
+    return floor is not None and order.created_at is not None and trust.seconds(order.created_at) < floor
+
+
 def _admit(turn: Turn, entry: Entry, order: Order) -> None:
     broken = turn.state.broken
-    if order.verb not in turn.me.verbs:
+    rule = turn.me.verbs.get(order.verb)
+    if rule is None:
         _end(turn, entry, CommandState.REJECTED, Failed(ErrorCode.POLICY_REFUSED, f"this agent knows no verb {order.verb!r}"))
+    elif not rule.idempotent and _older_than_the_journal(turn, order):
+        _end(
+            turn, entry, CommandState.UNKNOWN, Failed(ErrorCode.INTERNAL, "it is older than the agent's journal, which may have been lost")
+        )
     elif broken is not None:
         _end(turn, entry, CommandState.FAILED, Failed(broken.code, f"the agent's journal can't be written: {broken.message}"))
     else:

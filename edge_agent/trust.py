@@ -54,7 +54,8 @@ def read_order(root: bytes, command: Command, device: str, now: float, generatio
     order = _decoded(Order, command.signed)
     if order.device != device:
         raise Untrusted("the order is for another device")
-    _seconds(order.not_after), _seconds(order.issued_at)
+    for time in (order.not_after, order.issued_at, order.created_at or order.issued_at):
+        _seconds(time)
     return order, mandate.generation
 
 

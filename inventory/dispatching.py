@@ -26,6 +26,7 @@ class DueCommand:
     attempt: int
     timeout_s: int
     not_after: datetime
+    created_at: datetime
     sends: int
     sent_session: str | None
     session: str | None

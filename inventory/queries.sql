@@ -343,8 +343,8 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 -- name: due_commands
 -- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it.
 -- $1 now, or NULL for this clock, $2 how many
-SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.sends, c.sent_session,
-       h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
+SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.created_at, c.sends,
+       c.sent_session,        h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
        coalesce($1::timestamptz, clock_timestamp()) AS now
 FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
 WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND c.due_at <= coalesce($1::timestamptz, clock_timestamp())

@@ -222,6 +222,7 @@ class Dispatcher:
             issued_at=now_text(now),
             not_after=now_text(command.not_after),
             timeout_s=command.timeout_s,
+            created_at=now_text(command.created_at),
         )
         text = encode_text(order)
         signed = self._signer.sign(text)

@@ -51,8 +51,8 @@ from edge_agent.signals import (
     Succeeded,
     Tick,
 )
-from edge_agent.state import Lane, Rule, State, fresh
-from tests.agent.rig import START, Authority
+from edge_agent.state import VERBS, Lane, Rule, State, fresh
+from tests.agent.rig import START, Authority, text
 
 ITEM = Item(kind="host-config", id="hcfg-1", generation=1, state="present", digest="sha256:00")
 
@@ -572,6 +572,25 @@ def test_a_lost_journal_lets_nobody_replay_what_it_had_seen() -> None:
     old = bench.authority.command(bench.authority.order("cmd-old", 99, at=bench.now - 60), bench.now)
     assert not [e for e in bench.down("down/command", old) if isinstance(e, Run)]
     assert bench.state.refused == {"stale-command": 1}
+
+
+@pytest.mark.parametrize(("verb", "runs"), [("config.apply", True), ("burn.fuse", False)])
+def test_a_command_that_a_lost_journal_may_have_run(verb: str, runs: bool) -> None:
+    """Made before this journal began and signed anew since: an idempotent verb runs, any other is unknown and never runs."""
+    authority = Authority()
+    bench = Bench(authority, verbs={**VERBS, "burn.fuse": Rule(Lane.WORKER, idempotent=False)})
+    bench.online()
+    order = authority.order("cmd-1", 7, verb, at=bench.now + 1, created_at=text(bench.now - 60))
+    effects = bench.down("down/command", authority.command(order, bench.now + 1))
+    assert len([e for e in effects if isinstance(e, Run)]) == runs
+    assert [r.state for r in bench.results(effects) if r.state.final] == ([] if runs else ["unknown"])
+
+
+def test_a_command_that_this_journal_alone_can_have_seen_runs() -> None:
+    """Made after the journal began: not idempotent, and it runs."""
+    bench = Bench(verbs={"burn.fuse": Rule(Lane.WORKER, idempotent=False)})
+    bench.online()
+    assert only(Run, bench.command("cmd-1", 1, verb="burn.fuse", created_at=text(bench.now))).command == "cmd-1"
 
 
 def test_appliers_get_one_command_at_a_time_in_order() -> None:

@@ -49,6 +49,7 @@ DATA = {"model": "AMD EPYC", "cores": 4, "features": ["aes", "µ-op"], "max_mhz"
 ORDER = replace(
     AUTHORITY.order("cmd-01kb2v8m2c6x1s9q4k7w0t5b8n", 4711, at=START),
     args={"config": "motd", "digest": "sha256:00", "files": [], "on_change": None},
+    created_at=text(START),
 )
 
 

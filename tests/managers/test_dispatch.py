@@ -32,6 +32,7 @@ DUE = DueCommand(
     attempt=1,
     timeout_s=60,
     not_after=NOT_AFTER,
+    created_at=NOW,
     sends=0,
     sent_session=None,
     session="s1",
