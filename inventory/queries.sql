@@ -156,12 +156,15 @@ END;
 
 -- name: claim_work
 -- Take due keys and those whose lease has run out. A key that was triggered during a lease that ran out is read afresh now, which serves
--- that trigger. $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock
+-- that trigger. What is due, or leased, further ahead than anything ever is, was so by a clock that has been put right since.
+-- $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock
 WITH clock AS (
     SELECT coalesce($5::timestamptz, clock_timestamp()) AS now
 ), due AS (
     SELECT id FROM work
-    WHERE manager = $1 AND NOT halted AND due_at <= (SELECT now FROM clock) AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock))
+    WHERE manager = $1 AND NOT halted
+      AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
+      AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
     ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::interval, fence = nextval('work_fences'), again = 0,
@@ -204,7 +207,8 @@ WITH clock AS (SELECT coalesce($2::timestamptz, clock_timestamp()) AS now)
 SELECT m AS manager FROM unnest($1::text[]) AS m, clock
 WHERE EXISTS (
     SELECT 1 FROM work w
-    WHERE w.manager = m AND NOT w.halted AND w.due_at <= clock.now AND (w.lease_until IS NULL OR w.lease_until <= clock.now)
+    WHERE w.manager = m AND NOT w.halted AND (w.due_at <= clock.now OR w.due_at > clock.now + interval '1 hour')
+      AND (w.lease_until IS NULL OR w.lease_until <= clock.now OR w.lease_until > clock.now + interval '1 hour')
 );
 
 -- name: work_stats
@@ -341,13 +345,15 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 ------------------------------------------------------------------------------------------------------------------- dispatch
 
 -- name: due_commands
--- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it.
+-- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it. One that
+-- was not taken yet is due within seconds, or was made so by a clock that has been put right since.
 -- $1 now, or NULL for this clock, $2 how many
 SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.created_at, c.sends,
-       c.sent_session,        h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
+       c.sent_session, h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
        coalesce($1::timestamptz, clock_timestamp()) AS now
 FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
-WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND c.due_at <= coalesce($1::timestamptz, clock_timestamp())
+WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND (c.due_at <= coalesce($1::timestamptz, clock_timestamp())
+    OR c.state IN ('queued', 'sent') AND c.due_at > coalesce($1::timestamptz, clock_timestamp()) + interval '1 minute')
 ORDER BY c.due_at LIMIT $2
 FOR UPDATE OF c SKIP LOCKED;
 
@@ -406,10 +412,10 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $
 WHERE s.host = v.host;
 
 -- name: touch_liveness
--- Devices that were heard so many seconds ago. $1 host[], in order, $2 age_s[]
+-- Devices that were heard so many seconds ago. A time in the future is of a clock that has been put right since. $1 host[], in order, $2 age_s[]
 INSERT INTO device_liveness (host, last_seen)
 SELECT host, now() - make_interval(secs => age_s) FROM unnest($1::text[], $2::float8[]) AS t (host, age_s)
-ON CONFLICT (host) DO UPDATE SET last_seen = greatest(device_liveness.last_seen, EXCLUDED.last_seen);
+ON CONFLICT (host) DO UPDATE SET last_seen = greatest(least(device_liveness.last_seen, now()), EXCLUDED.last_seen);
 
 -- name: beat
 -- Heartbeats of current sessions; the hosts whose session or presence is not as the heartbeat says are given back.
@@ -424,7 +430,7 @@ WITH beat AS (
 ), written AS (
     INSERT INTO device_liveness (host, last_seen, uptime_s, unacked)
     SELECT host, now() - make_interval(secs => age_s), uptime_s, unacked FROM known WHERE current
-    ON CONFLICT (host) DO UPDATE SET last_seen = greatest(device_liveness.last_seen, EXCLUDED.last_seen),
+    ON CONFLICT (host) DO UPDATE SET last_seen = greatest(least(device_liveness.last_seen, now()), EXCLUDED.last_seen),
                                      uptime_s = EXCLUDED.uptime_s, unacked = EXCLUDED.unacked
 )
 SELECT host FROM known WHERE NOT current OR presence <> 'online';
@@ -474,12 +480,15 @@ DELETE FROM poison p USING (
 
 -- name: silent_hosts
 -- Hosts that are taken for connected and have been silent for so long that they are not: one missed heartbeat is stale, three are offline.
--- Silence counts only while a replica has been listening to the shard. `wanted` is the presence that a host should have.
+-- Silence counts only while a replica has been listening to the shard. `wanted` is the presence that a host should have. Times in the future
+-- were written by a clock that has been put right since, and count for nothing.
 WITH listening AS (
     SELECT shard, subscribed_since FROM ingest_lease WHERE subscribed_since IS NOT NULL AND until > now()
 ), quiet AS (
     SELECT h.id, h.presence, s.heartbeat_s,
-           extract(epoch FROM now() - greatest(coalesce(dl.last_seen, s.session_since, h.updated_at), l.subscribed_since)) AS silent_s
+           extract(epoch FROM now() - (
+               SELECT max(t) FROM unnest(ARRAY[coalesce(dl.last_seen, s.session_since, h.updated_at), l.subscribed_since]) AS t WHERE t <= now()
+           )) AS silent_s
     FROM host h
     JOIN device_stream s ON s.host = h.id
     JOIN listening l ON l.shard = left(encode(sha256(convert_to(h.id, 'UTF8')), 'hex'), 2)
@@ -494,20 +503,25 @@ ORDER BY id;
 -------------------------------------------------------------------------------------------------------------------- leases
 
 -- name: greet_replicas
--- Say that we are alive; how many are. $1 our name, $2 after how many seconds of silence one is dead
+-- Say that we are alive; how many are. One that was seen in the future was seen by a clock that has been put right since.
+-- $1 our name, $2 after how many seconds of silence one is dead
 WITH us AS (
     INSERT INTO ingest_replica (name, seen_at) VALUES ($1, now()) ON CONFLICT (name) DO UPDATE SET seen_at = now()
 ), dead AS (
-    DELETE FROM ingest_replica WHERE seen_at < now() - make_interval(secs => $2) AND name <> $1
+    DELETE FROM ingest_replica WHERE abs(extract(epoch FROM now() - seen_at)) > $2 AND name <> $1
 )
-SELECT 1 + count(*) FROM ingest_replica WHERE seen_at >= now() - make_interval(secs => $2) AND name <> $1;
+SELECT 1 + count(*) FROM ingest_replica WHERE abs(extract(epoch FROM now() - seen_at)) <= $2 AND name <> $1;
 
 -- name: renew_leases
 -- Ours that nobody has taken; a lease that has run out is still ours until then, but we were away (`lapsed`), so that the silence before
--- counts for nothing. $1 our name, $2 for how many seconds
+-- counts for nothing. So it is with one that ends later than any that is given: the clock has been set back since.
+-- $1 our name, $2 for how many seconds
 UPDATE ingest_lease l
 SET until = now() + make_interval(secs => $2), subscribed_since = CASE WHEN NOT old.lapsed THEN l.subscribed_since END
-FROM (SELECT shard, until < now() AS lapsed FROM ingest_lease WHERE owner = $1 ORDER BY shard FOR UPDATE) AS old
+FROM (
+    SELECT shard, until < now() OR until > now() + make_interval(secs => 2 * $2) AS lapsed
+    FROM ingest_lease WHERE owner = $1 ORDER BY shard FOR UPDATE
+) AS old
 WHERE l.shard = old.shard
 RETURNING l.shard, old.lapsed;
 
@@ -516,7 +530,8 @@ RETURNING l.shard, old.lapsed;
 UPDATE ingest_lease l
 SET owner = $1, until = now() + make_interval(secs => $2), fence = fence + 1, subscribed_since = NULL
 FROM (
-    SELECT shard FROM ingest_lease WHERE owner IS NULL OR until < now() ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED
+    SELECT shard FROM ingest_lease WHERE owner IS NULL OR until < now() OR until > now() + make_interval(secs => 2 * $2)
+    ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED
 ) AS free
 WHERE l.shard = free.shard
 RETURNING l.shard;

@@ -37,6 +37,10 @@ class Backoff:
         return timedelta(seconds=uniform(shortest, ceiling))
 
 
+LONGEST = timedelta(hours=1)
+"""Nothing is put off for longer at a time: `claim_work` takes what is due later for the work of a clock that was wrong."""
+
+
 class Fate(StrEnum):
     """What became of a key, for its resource's status."""
 
@@ -72,7 +76,7 @@ def settle(held: Held, outcome: Outcome, backoff: Backoff, uniform: Uniform) -> 
         case Done():
             return Settled(Fate.DONE, Entry(held.key, held.now), True) if held.again else Settled(Fate.DONE, None)
         case Again(after):
-            due_at = held.now if held.again else None if after is None else held.now + after
+            due_at = held.now if held.again else None if after is None else held.now + min(after, LONGEST)
             attempts = 0 if held.again is Strength.FRESH else held.attempts
             last_error = None if held.again is Strength.FRESH else held.last_error
             return Settled(Fate.WAITS, Entry(held.key, due_at, attempts, last_error=last_error), held.again is not None)

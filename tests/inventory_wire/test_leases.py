@@ -99,6 +99,13 @@ async def test_a_dead_replicas_shards_move_when_its_lease_has_run_out(db: Databa
     assert two.ears.filters == {TOPICS.uplinks()}
 
 
+async def test_a_clock_set_back_frees_what_a_dead_replica_holds(db: Database, replica: Callable[[str], Replica]) -> None:
+    """A lease that ends in a day, and a replica that was seen in a day, are of a clock that was wrong."""
+    await replica("dead").step()
+    await forward(db, -86400)
+    assert await replica("two").step() == 256
+
+
 async def test_a_replica_that_was_paused_finds_out(db: Database, replica: Callable[[str], Replica]) -> None:
     """What was taken from it meanwhile it no longer holds."""
     one, two = replica("one"), replica("two")
@@ -192,6 +199,15 @@ async def test_a_short_interruption_counts_anew(house: House) -> None:
     house.replica.leases.interrupted()
     await house.replica.step()
     assert await house.after(20) == "online"
+
+
+async def test_a_clock_set_back_does_not_hide_silence(house: House) -> None:
+    """What was seen by a clock a day ahead says nothing: the silence counts from when the replica has found out."""
+    await forward(house.db, -86400)
+    await house.replica.step()
+    await house.replica.step()
+    assert await house.after(30) == "online"
+    assert await house.after(70) == "offline"
 
 
 async def test_a_sweep_writes_once(house: House) -> None:

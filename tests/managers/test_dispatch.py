@@ -158,6 +158,14 @@ async def test_every_command_ends(post: Post) -> None:
     assert await post.after(10_000) == 0
 
 
+async def test_a_clock_set_back_delays_no_command(post: Post) -> None:
+    """Due tomorrow by a clock that was a day ahead: sent now."""
+    host = await post.ready_host()
+    id = await post.command(host, due_at=post.now + timedelta(days=1))
+    assert await post.dispatcher.step() == 1
+    assert [order.id for order in post.fleet.wire.orders] == [id]
+
+
 async def test_an_end_is_final(post: Post) -> None:
     """What has ended is never looked at again, whatever its due time says."""
     host = await post.ready_host()

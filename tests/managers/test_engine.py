@@ -147,6 +147,16 @@ async def test_a_dead_replica_s_keys_are_taken_over(bench: Bench) -> None:
     assert (await bench.row("k")).attempts == 0
 
 
+async def test_a_clock_set_back_delays_nothing(bench: Bench) -> None:
+    """What waits, and what somebody dead holds, by a clock that was a day ahead, is done now."""
+    await bench.trigger("waits", "held")
+    async with bench.db.acquire() as connection:
+        await connection.execute("UPDATE work SET due_at = now() + interval '1 day' WHERE key = 'waits'")
+        await connection.execute("UPDATE work SET lease_owner = 'dead', lease_until = now() + interval '1 day' WHERE key = 'held'")
+    async with bench.replica("alive"):
+        await eventually(bench.empty)
+
+
 async def test_a_long_reconcile_keeps_its_lease(bench: Bench) -> None:
     """It is renewed while it runs, so that nobody else begins it."""
     bench.recorder.pause_s = 0.0
