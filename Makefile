@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= uv
 BIN := .venv/bin
 ARGS ?=
+# auto: several processes run the tests (docs/testing.md).
+WORKERS ?= 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
@@ -19,7 +21,7 @@ up: .venv/installed
 # Real broker, real browser: the two that no wheel brings are installed by the system's package manager where that is allowed.
 test: .venv/installed-dev
 	@.ci/system-packages
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --max-worker-restart 0 $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check $(SOURCES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetward import launch
 from tests.agent.fleet import Fleet, eventually
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ class AgentProcess:
     def start(self, *prefix: str) -> None:
         """`prefix`: a program that becomes the agent, such as `unshare`."""
         with (self.state_dir / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen([*prefix, *self.command("run")], cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen(launch.through([*prefix, *self.command("run")]), cwd=ROOT, stdout=log, stderr=log)
 
     def kill(self) -> None:
         assert self.process is not None

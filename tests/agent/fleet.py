@@ -30,6 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from broker.messages import Order
 from broker.topics import DeviceTopic, Topics
 from tests.agent.rig import Authority, Server
+from tests.waiting import Deadline
 
 DEADLINE_S = 20.0
 
@@ -42,12 +43,12 @@ pattern read fleet/v1/devices/+/%u/down/#
 
 def eventually(predicate: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """What the predicate gives once it is true. Fails after the deadline."""
-    end = time.monotonic() + deadline_s
+    deadline = Deadline(deadline_s)
     while True:
         value = predicate()
         if value:
             return value
-        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        assert not deadline.over(), f"not within {deadline_s} s: {what}"
         time.sleep(0.02)
 
 

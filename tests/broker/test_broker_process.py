@@ -17,6 +17,7 @@ from broker.acl import Class
 from broker.topics import Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire
+from tests.waiting import patience
 
 KINDS = ["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)]
 
@@ -35,7 +36,7 @@ async def started(secrets: Path, data: Path, *arguments: str) -> AsyncIterator[P
 
 async def port_of(process: Process) -> int:
     assert process.stdout is not None
-    async with asyncio.timeout(15):
+    async with patience(15):
         line = (await process.stdout.readline()).decode()
     assert line.startswith("listening mqtts://127.0.0.1:"), line
     return int(line.rpartition(":")[2])
@@ -50,7 +51,7 @@ async def test_it_listens_and_ends_on_sigterm_with_clients_connected(certs: Cert
         for n, client in enumerate(clients):
             assert await client.connect(f"host-{n}") == 0
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with patience(5):
             assert await process.wait() == 0
         for client in clients:
             assert await client.closed()
@@ -74,7 +75,7 @@ async def test_what_was_refused_is_in_the_log_with_its_fields(certs: CertFactory
         assert await device.subscribe(Topics().downlinks("host-b")) == [0x80]
         await device.abort()
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
+        async with patience(15):
             _, said = await process.communicate()
     log = said.decode()
     (line,) = [line for line in log.splitlines() if " denied client=" in line and " was denied " not in line]
@@ -83,7 +84,7 @@ async def test_what_was_refused_is_in_the_log_with_its_fields(certs: CertFactory
 
 
 async def _refusal(secrets: Path, data: Path, *arguments: str) -> str:
-    async with started(secrets, data, *arguments) as process, asyncio.timeout(15):
+    async with started(secrets, data, *arguments) as process, patience(15):
         _, said = await process.communicate()
         assert process.returncode == 2
         (line,) = said.decode().splitlines()
@@ -110,7 +111,7 @@ async def test_localhost_is_listened_on(certs: CertFactory, tmp_path: Path) -> N
     """By name, whichever of its addresses there are."""
     async with started(certs.directory, tmp_path, "--host", "localhost", "--port", "0") as process:
         assert process.stdout is not None
-        async with asyncio.timeout(15):
+        async with patience(15):
             port = int((await process.stdout.readline()).rpartition(b":")[2])
         client = Wire("localhost", port, certs.client_context("host-a", Class.DEVICE))
         assert await client.connect("host-a") == 0

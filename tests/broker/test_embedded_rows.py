@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from broker.packets import Will, connect, data, packet
 from broker.topics import DeviceTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import PUBACK, PUBLISH, Wire, publish, until
+from tests.waiting import Stopwatch, patience
 
 T = Topics()
 Make = Callable[..., Wire]
@@ -177,7 +179,7 @@ class TestLimitsOfConnect:
     async def test_the_unauthenticated_are_bounded_and_the_others_only_wait(self, wire: Make, broker: EmbeddedBroker) -> None:
         """Twenty silent sockets take four places for 0.3 s each; a real device gets in behind them."""
         silent = [await Wire("127.0.0.1", broker.port, None).open() for _ in range(20)]
-        async with asyncio.timeout(10):
+        async with patience(10):
             assert await wire("host-a").connect("host-a") == 0
         for each in silent:
             await each.abort()
@@ -221,10 +223,10 @@ class TestKeepalive:
         """Keepalive 1 s: the end and the Will come after 1.5 s, not before 1.4 s."""
         device = wire("host-a")
         await device.connect("host-a", keepalive=1, will=Will(up("host-a", "up/presence"), b"gone", 1, False))
-        begun = asyncio.get_running_loop().time()
+        watch = Stopwatch()
         will = await inventory.message(4.0)
         assert will.payload == b"gone"
-        assert 1.4 < asyncio.get_running_loop().time() - begun < 4.0
+        assert watch.wall() > 1.4 and watch.seconds() < 4.0
         assert await device.closed(1.0)
 
     async def test_pings_keep_a_connection(self, wire: Make) -> None:
@@ -369,12 +371,17 @@ class TestTakeover:
 
 
 class TestManySignIns:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        """All begin at once: on a busy machine the last one's turn comes after more than the usual 3 s, and it would be refused."""
+        return Limits(connect_s=60.0)
+
     async def test_two_hundred_sign_ins_take_seconds(self, wire: Make, broker: EmbeddedBroker) -> None:
-        """With argon2 on the event loop they took 25 s; certificates have to stay below that by far."""
-        begun = asyncio.get_running_loop().time()
-        codes = await asyncio.gather(*(wire("svc-web", Class.SERVICE).connect(str(n)) for n in range(200)))
+        """With argon2 on the event loop they took 25 s of CPU; certificates have to stay below that by far."""
+        begun = time.process_time()
+        codes = await asyncio.gather(*(wire("svc-web", Class.SERVICE).connect(str(n), within=60.0) for n in range(200)))
         assert codes == [0] * 200
-        assert asyncio.get_running_loop().time() - begun < 12
+        assert time.process_time() - begun < 12
 
 
 class TestPluginsNotUsed:

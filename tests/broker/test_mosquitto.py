@@ -18,6 +18,7 @@ from broker.mosquitto import Files, Mosquitto, MosquittoMissing, read_integratio
 from broker.topics import DeviceTopic, EventTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, publish, until
+from tests.waiting import patience
 
 T = Topics()
 
@@ -99,7 +100,7 @@ async def test_a_burst_to_a_service_is_queued_and_not_dropped(certs: CertFactory
         for n in range(3000):
             device.send(publish(topic, str(n).encode(), packet_id=n + 1))
         taken: list[bytes] = []
-        async with asyncio.timeout(20):
+        async with patience(20):
             while len(taken) < 3000:
                 taken += [received.payload for received in await inventory.batch(1000)]
     assert taken == [str(n).encode() for n in range(3000)]
@@ -123,7 +124,7 @@ async def test_mosquitto_does_not_outlive_a_killed_parent(secrets: Path, tmp_pat
     ]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    async with asyncio.timeout(10):
+    async with patience(10):
         assert (await process.stdout.readline()).startswith(b"listening mqtts://127.0.0.1:")
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid, signal.SIGKILL)
@@ -145,6 +146,6 @@ async def test_its_own_end_is_reported(secrets: Path, tmp_path: Path) -> None:
     assert broker._process is not None
     broker._process.kill()
     with pytest.raises(MosquittoMissing, match="ended by itself"):
-        async with asyncio.timeout(5):
+        async with patience(5):
             await broker.ended()
     await broker.stop()

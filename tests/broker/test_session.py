@@ -14,6 +14,7 @@ from broker.guard import Rules, Tls
 from broker.topics import DeviceTopic, IntentTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, publish, until
+from tests.waiting import patience
 
 T = Topics()
 FACTS = T.build(DeviceTopic("host-a", "up/facts"))
@@ -31,7 +32,7 @@ def settings(certs: CertFactory, broker: EmbeddedBroker) -> Settings:
 @pytest.fixture
 async def session(settings: Settings) -> AsyncIterator[Session]:
     async with Session(settings) as made:
-        async with asyncio.timeout(5):
+        async with patience(5):
             await made.connected()
         yield made
 
@@ -46,7 +47,7 @@ async def device(wire: Make) -> Wire:
 
 async def take(session: Session, count: int) -> list[bytes]:
     taken: list[bytes] = []
-    async with asyncio.timeout(20):
+    async with patience(20):
         while len(taken) < count:
             taken += [received.payload for received in await session.batch(count)]
     return taken
@@ -58,7 +59,7 @@ async def test_messages_come_parsed_in_order_and_with_their_time(session: Sessio
     for n in range(3):
         await device.publish(FACTS, str(n).encode())
     received = []
-    async with asyncio.timeout(5):
+    async with patience(5):
         async for each in session:
             received.append(each)
             if len(received) == 3:
@@ -91,7 +92,7 @@ async def test_filters_asked_for_while_connecting_are_subscribed(settings: Setti
     session = Session(settings)
     await session.subscribe(T.intents())
     async with session:
-        async with asyncio.timeout(5):
+        async with patience(5):
             await session.connected()
         await device.publish(FACTS, b"heard")
         assert await take(session, 1) == [b"heard"]
@@ -191,7 +192,7 @@ async def test_it_comes_back_with_its_filters(certs: CertFactory, wire: Make) ->
             await session.publish(COMMAND, b"x")
         broker = EmbeddedBroker(rules)
         await broker.start("127.0.0.1", port)
-        async with asyncio.timeout(10):
+        async with patience(10):
             await session.connected()
         assert session.connected_since is not None
         device = Wire("127.0.0.1", port, certs.client_context("host-a", Class.DEVICE))
@@ -210,7 +211,7 @@ async def test_publishing_into_a_broken_connection_is_told(session: Session, bro
     waiting = asyncio.gather(*(session.publish(COMMAND, b"x") for _ in range(5)), return_exceptions=True)
     await until(lambda: session._client is not None and len(session._client._unacknowledged) == 5)
     link.connection.cut("for the test")
-    async with asyncio.timeout(5):
+    async with patience(5):
         assert [type(error) for error in await waiting] == [NotConnected] * 5
         await session.connected()
 

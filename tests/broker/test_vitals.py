@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from broker.vitals import answer_signal
+from tests.waiting import patience
 
 
 async def _idler() -> None:
@@ -22,7 +23,7 @@ async def test_the_signal_is_answered_with_the_tasks_by_name(caplog: pytest.LogC
     answer_signal(loop)
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        async with asyncio.timeout(5):
+        async with patience(5):
             while not caplog.records:
                 await asyncio.sleep(0.01)
         said = vars(caplog.records[0])

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from broker.packets import Will, data, packet
+from tests.waiting import patience
 
 CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK, PINGRESP = 2, 3, 4, 5, 6, 7, 9, 11, 13
 
@@ -46,7 +47,9 @@ class Wire:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         return self
 
-    async def connect(self, client_id: str, *, clean: bool = True, keepalive: int = 0, will: Will | None = None, level: int = 4) -> int:
+    async def connect(
+        self, client_id: str, *, clean: bool = True, keepalive: int = 0, will: Will | None = None, level: int = 4, within: float = 5.0
+    ) -> int:
         """CONNECT; returns the return code of CONNACK."""
         await self.open()
         flags = 2 if clean else 0
@@ -55,7 +58,7 @@ class Wire:
             flags |= 4 | will.qos << 3 | (0x20 if will.retain else 0)
             payload += data(will.topic.encode()) + data(will.payload)
         self.send(packet(1, 0, data(b"MQTT") + bytes([level, flags]) + keepalive.to_bytes(2, "big") + payload))
-        return (await self.expect(CONNACK)).body[1]
+        return (await self.expect(CONNACK, within)).body[1]
 
     def send(self, raw: bytes) -> None:
         assert self._writer is not None
@@ -75,7 +78,7 @@ class Wire:
     async def receive(self, within: float = 5.0) -> Came:
         """The next packet. Raises EOFError where the broker has closed, TimeoutError where nothing comes."""
         assert self._reader is not None
-        async with asyncio.timeout(within):
+        async with patience(within):
             try:
                 first = (await self._reader.readexactly(1))[0]
                 length = shift = 0
@@ -93,7 +96,7 @@ class Wire:
         """The next packet of a type; a PUBLISH before it is kept for `message`, anything else passed over."""
         if kind == PUBLISH and self._kept:
             return self._kept.popleft()
-        async with asyncio.timeout(within):
+        async with patience(within):
             while True:
                 came = await self.receive(within)
                 if came.kind == kind:
@@ -112,7 +115,7 @@ class Wire:
     async def closed(self, within: float = 5.0) -> bool:
         """Whether the broker closes the connection in time, whatever it still sends before."""
         try:
-            async with asyncio.timeout(within):
+            async with patience(within):
                 while True:
                     await self.receive(within)
         except EOFError:
@@ -150,6 +153,6 @@ def publish(topic: str, payload: bytes, qos: int = 1, packet_id: int = 7, retain
 
 async def until(true: Callable[[], object], within: float = 5.0) -> None:
     """Wait for a predicate, with a deadline."""
-    async with asyncio.timeout(within):
+    async with patience(within):
         while not true():
             await asyncio.sleep(0.01)

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from broker.mosquitto import find_mosquitto
 from inventory.authority import Authority
+from tests.waiting import Deadline, patience
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0
@@ -31,14 +32,14 @@ DEADLINE_S = 30.0
 
 async def until(predicate: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
     """What the predicate (or the awaitable it gives) is, once it is true."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    deadline = Deadline(seconds)
     while True:
         found = predicate()
         if asyncio.iscoroutine(found):
             found = await found
         if found:
             return found
-        assert asyncio.get_running_loop().time() < deadline, f"{what} took more than {seconds} s"
+        assert not deadline.over(), f"{what} took more than {seconds} s"
         await asyncio.sleep(0.02)
 
 
@@ -86,7 +87,7 @@ class Installation:
             process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=self.environment(), stdout=PIPE, stderr=out)
         self.processes[name] = process
         assert process.stdout is not None
-        async with asyncio.timeout(DEADLINE_S):
+        async with patience(DEADLINE_S):
             line = await process.stdout.readline()
         assert line.startswith((b"ready", b"listening")), f"{name} said {line!r}: {self.log(name)[-3000:]}"
         if name == "broker":
@@ -97,7 +98,7 @@ class Installation:
         """End it by a signal; its exit code."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        async with asyncio.timeout(DEADLINE_S):
+        async with patience(DEADLINE_S):
             return await process.wait()
 
     def log(self, name: str) -> str:

@@ -28,6 +28,7 @@ from inventory.integrations import create
 from inventory.store import Store
 from tests.inventory_wire.device import Device
 from tests.inventory_wire.installation import Installation, installation, new_key, request, until
+from tests.waiting import Stopwatch
 
 TOPICS = Topics()
 BROKER = ("127.0.0.1", 8883)
@@ -279,9 +280,9 @@ async def test_it_ends_within_five_seconds_and_lets_go(place: Installation, db: 
     async with db.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL") == 256
     assert not (place.secrets / "admin-password").exists()
-    began = time.monotonic()
+    watch = Stopwatch()
     assert await place.kill("inventory", signal.SIGTERM) == 0
-    assert time.monotonic() - began < 5
+    assert watch.seconds() < 5
     async with db.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL") == 0
 

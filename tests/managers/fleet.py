@@ -22,6 +22,7 @@ from inventory.tables import DeviceIdentity, DeviceStream
 from managers.rendering import Renderer
 from managers.service import Running, assemble, started
 from managers.settings import Settings
+from tests.waiting import Deadline
 
 ADMIN = Actor.user("admin", "admin")
 PATIENCE_S = 30.0
@@ -31,12 +32,12 @@ Answer = Callable[["Fleet", Order], Awaitable[None]]
 
 async def eventually(predicate: Callable[[], Awaitable[Any]], seconds: float = PATIENCE_S) -> Any:
     """What the predicate gives, once it is true."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    deadline = Deadline(seconds)
     while True:
         found = await predicate()
         if found:
             return found
-        assert asyncio.get_running_loop().time() < deadline, f"not within {seconds} s"
+        assert not deadline.over(), f"not within {seconds} s"
         await asyncio.sleep(0.02)
 
 

@@ -15,6 +15,7 @@ from inventory.errors import Conflict, InventoryError, NotFound
 from inventory.kinds import BY_NAME
 from inventory.store import Store
 from tests.store.replaying import replay, tables
+from tests.waiting import patience
 
 ADMIN = Actor.user("admin", "admin")
 CONFIG = Actor.manager("config")
@@ -124,7 +125,7 @@ class Machine(RuleBasedStateMachine):
                 await asyncio.sleep(0.003)
 
         async def together() -> None:
-            async with asyncio.timeout(20):
+            async with patience(20):
                 await asyncio.gather(*(write(n) for n in range(8)), relays())
 
         self.number += 1

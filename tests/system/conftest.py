@@ -14,17 +14,20 @@ from typing import Any
 import httpx
 import pytest
 
+from fleetward import launch
+from tests.waiting import Deadline
+
 READY_SECONDS = 60.0
 
 
 def until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:
     """The predicate's first true value. Fails, saying what was waited for, when the time is up."""
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if deadline.over():
             pytest.fail(f"waited {seconds:.0f} s for {what}; last seen: {value!r}")
         time.sleep(0.05)
 
@@ -45,6 +48,7 @@ class Installation:
         log = (self.data.parent / "up.log").open("ab")
         ports = ("--http-port", str(self.http), "--mqtt-port", str(self.mqtt))
         command = [sys.executable, "-m", "fleetward", "up", "--data-dir", str(self.data), *ports, *self.extra]
+        command = launch.through(command, death=signal.SIGTERM)  # it ends with a test run that is killed
         seen = log.tell()
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.data.parent, start_new_session=True)
         until(lambda: b"ready: " in self.output()[seen:] or self.process.poll() is not None, READY_SECONDS, "ready")  # type: ignore[union-attr]
@@ -66,9 +70,9 @@ class Installation:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http}"
 
-    def call(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def call(self, method: str, path: str, timeout: float = 30.0, **more: Any) -> httpx.Response:
         token = (self.data / "admin-token").read_text().strip()
-        return httpx.request(method, self.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=30, **more)
+        return httpx.request(method, self.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, **more)
 
     def get(self, path: str, **params: Any) -> Any:
         response = self.call("GET", f"/api/v1/{path}", params=params)

@@ -16,6 +16,8 @@ from tests.system.ports import free_port
 
 SERVICES = ("agent", "web", "managers", "inventory", "broker", "postgres")
 CONVERGED_SECONDS = 60.0
+GIVES_UP_SECONDS = 8.0
+"""Who asks gives up then and asks again: what was asked of a database as it died may stay without an answer for long."""
 
 
 @pytest.fixture
@@ -49,9 +51,9 @@ class Intents(threading.Thread):
         name, content = f"intent-{self.asked % 7}", f"{self.asked}\n"
         body = {"selector": "", "files": [{"path": str(self.files / name), "content": content}]}
         try:
-            answer = self.installation.call("PATCH", f"/api/v1/configs/{name}", json=body)
+            answer = self.installation.call("PATCH", f"/api/v1/configs/{name}", GIVES_UP_SECONDS, json=body)
             if answer.status_code == 404:
-                answer = self.installation.call("POST", "/api/v1/configs", json=body | {"name": name})
+                answer = self.installation.call("POST", "/api/v1/configs", GIVES_UP_SECONDS, json=body | {"name": name})
         except httpx.HTTPError as error:
             self.failures.append(repr(error))
             self.promised.pop(name, None)  # unknown whether it was taken: neither content can be demanded

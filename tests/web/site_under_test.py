@@ -14,6 +14,7 @@ import httpx
 from inventory import accounts
 from inventory.changes import Relay
 from inventory.db import Database
+from tests.waiting import Deadline
 from web import serving
 from web.app import create_app
 from web.serving import Address
@@ -110,8 +111,8 @@ def running(database: str, address: Address | None = None, **settings: Any) -> I
 
 def until(found: Callable[[], T], seconds: float = 10.0) -> T:
     """What `found` gives as soon as it is true. Fails after so many seconds."""
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while not (value := found()):
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert not deadline.over(), "it did not come about in time"
         time.sleep(0.01)
     return value

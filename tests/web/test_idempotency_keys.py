@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 
 from inventory.db import Database
+from tests.waiting import patience
 from tests.web.site_under_test import Site, running
 
 KEY = {"Idempotency-Key": "5f1c0a0e"}
@@ -107,7 +108,7 @@ async def test_a_crash_before_the_commit_leaves_neither_write_nor_answer(site: S
         async with db.transaction() as tx:
             await tx.raw.execute("LOCK TABLE region IN ACCESS EXCLUSIVE MODE")
             waiting = asyncio.create_task(client.post("/api/v1/regions", json={"name": "north"}, headers=KEY))
-            async with asyncio.timeout(10):
+            async with patience(10):
                 while not await _cut(db):
                     await asyncio.sleep(0.01)
         assert (await waiting).status_code == 503

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from fleetward import launch, postgres
 from inventory.authority import Authority
 from inventory.changes import Relay
 from inventory.db import Database, migrate
+from tests.waiting import Stopwatch, patience
 from tests.web.site_under_test import PASSWORD, people, until
 from tests.web.web_process import process
 from web.__main__ import Misconfigured, options_from, settings_from
@@ -39,12 +39,12 @@ def test_it_serves_and_ends_quickly_with_streams_open(web_url: str) -> None:
         with client.stream("GET", "/api/v1/events/stream") as answer:
             lines = answer.iter_lines()
             next(lines)
-            began = time.monotonic()
+            watch = Stopwatch()
             child.send_signal(signal.SIGTERM)
             with contextlib.suppress(httpx.HTTPError):
                 list(lines)
-        assert child.wait(5) == 0
-        assert time.monotonic() - began < 5
+        assert child.wait(60) == 0
+        assert watch.seconds() < 5
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ async def _goes_and_comes(client: httpx.AsyncClient, server: Postgres, seen: lis
         return [event["resource"]["name"] for event in seen]
 
     async def wait_for(wanted: list[str]) -> None:
-        async with asyncio.timeout(20):
+        async with patience(20):
             while names() != wanted:
                 await asyncio.sleep(0.02)
 
     async def status(path: str) -> int:
         return (await client.get(path)).status_code
 
-    async with asyncio.timeout(20):
+    async with patience(20):
         while await status("/readyz") != 200:
             await asyncio.sleep(0.05)
     first = await client.post("/api/v1/regions", json={"name": "before"})
@@ -220,7 +220,7 @@ async def _goes_and_comes(client: httpx.AsyncClient, server: Postgres, seen: lis
         assert int(refused.headers["Retry-After"]) >= 1
     assert (await status("/livez"), await status("/readyz"), await status("/metrics")) == (200, 503, 200)
     await asyncio.to_thread(server.start)
-    async with asyncio.timeout(20):
+    async with patience(20):
         while await status("/readyz") != 200:
             await asyncio.sleep(0.05)
     assert (await client.post("/api/v1/regions", json={"name": "after"})).status_code == 201
