@@ -1,4 +1,4 @@
-# One command each: install, up, test, check, format, bench, soak, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
+# One command each: install, up, test, check, format, bench, soak, simulate, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
 # pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +10,7 @@ WORKERS ?= 0
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test check format bench soak lock clean
+.PHONY: install up test check format bench simulate soak lock clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -39,6 +39,11 @@ bench: .venv/installed-dev
 # Two hours of steady change, 500 devices; samples, then a verdict on what grew.
 soak: .venv/installed-dev
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+# A thousand simulated worlds, and every planted bug found (docs/simulation.md).
+simulate: .venv/installed-dev
+	$(BIN)/python -m tests.simulation --seeds 1000 --jobs $$(nproc) $(ARGS)
+	$(BIN)/python -m tests.simulation.mutations
 
 # Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
 lock:

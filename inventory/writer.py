@@ -212,7 +212,7 @@ class Writer:
             values.setdefault("current_state", kind.states.initial_current)
             values.setdefault("status", pending(self.at))
         async with self._names(kind, values["name"]):
-            await _new_row(kind, values).save(using_db=self.tx.client, force_create=True)
+            await self._insert_row(kind, values)
         if kind.name == "host":
             await labels.refresh(self.tx, [id])
         [after] = await self._read(kind, [id])
@@ -225,7 +225,7 @@ class Writer:
         if any(kind.by_name[name].intent for name in values):
             stored["generation"] = current["generation"] + 1
         async with self._names(kind, values.get("name", "")):
-            await ROWS[kind.name].filter(id=current["id"]).using_db(self.tx.client).update(**_columns(kind, stored))
+            await self._update_row(kind, current["id"], stored)
         if kind.name == "host" and ("labels" in values or "site" in values):
             await labels.refresh(self.tx, [current["id"]])
         [after] = await self._read(kind, [current["id"]])
@@ -236,7 +236,7 @@ class Writer:
         for owned_kind, ids in await self._owned(kind, current["id"]):
             for owned in await self._read(owned_kind, ids, lock=True):
                 await self._remove(owned_kind, owned, actor)
-        await ROWS[kind.name].filter(id=current["id"]).using_db(self.tx.client).delete()
+        await self._delete_row(kind, current["id"])
         await self.tx.raw.execute("DELETE FROM work WHERE manager = $1 AND key = $2", kind.name, current["id"])
         version = await self._next_version()
         before = logged(kind, current)
@@ -255,6 +255,15 @@ class Writer:
         self._drafts.append(
             Draft(kind.name, after["id"], op, after["version"], after["generation"], paths, seen, kept, _host_of(kind, after), actor)
         )
+
+    async def _insert_row(self, kind: Kind, values: Values) -> None:
+        await _new_row(kind, values).save(using_db=self.tx.client, force_create=True)
+
+    async def _update_row(self, kind: Kind, id: str, values: Values) -> None:
+        await ROWS[kind.name].filter(id=id).using_db(self.tx.client).update(**_columns(kind, values))
+
+    async def _delete_row(self, kind: Kind, id: str) -> None:
+        await ROWS[kind.name].filter(id=id).using_db(self.tx.client).delete()
 
     async def _next_version(self) -> int:
         return int(await self.tx.raw.fetchval("SELECT nextval('versions')"))

@@ -69,7 +69,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
             queue=placement.QUEUE,
             backoff=NEVER_HALTS,
             actor=CONFIG,
-            reconciler=placement.PlacementReconciler(db, configs, renderer),
+            reconciler=placement.PlacementReconciler(db, configs, renderer, parts.store.clock),
             interest=placement.interest,
             scans=(Scan("scan_placements", timedelta(minutes=10)),),
         ),

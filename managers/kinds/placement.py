@@ -5,9 +5,9 @@ oldest), renders, and makes, changes or withdraws host-configs where the result 
 sent to the device is `host_config`'s business. A host that isn't onboarded gets nothing new, and keeps what it has.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from inventory import applying
@@ -17,6 +17,7 @@ from inventory.db import Database
 from inventory.ids import new_id
 from inventory.kinds.host import HOST
 from inventory.resource import time_text
+from inventory.store import utcnow
 from inventory.work import Strength
 from managers.reconcile import AnyTrigger, Done, Effect, Enqueue, Make, Outcome, Request, Trigger, Write
 from managers.rendering import Job, Rendered, Renderer
@@ -121,10 +122,11 @@ def _status(reason: str, now: datetime) -> dict[str, Any]:
 class PlacementReconciler:
     """Reads a batch of hosts, evaluates, renders, plans."""
 
-    def __init__(self, db: Database, configs: Configs, renderer: Renderer) -> None:
+    def __init__(self, db: Database, configs: Configs, renderer: Renderer, clock: Callable[[], datetime] = utcnow) -> None:
         self._db = db
         self._configs = configs
         self._renderer = renderer
+        self._clock = clock
 
     async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
         ids = [request.key for request in requests]
@@ -137,7 +139,7 @@ class PlacementReconciler:
         wanted = await self._render(hosts, shares, standing)
         outcomes: dict[str, Outcome] = {id: Done() for id in ids}
         for id, host in hosts.items():
-            outcomes[id] = Done(plan(host, wanted[id], standing[id], frozenset(unknown), datetime.now(UTC)))
+            outcomes[id] = Done(plan(host, wanted[id], standing[id], frozenset(unknown), self._clock()))
         return outcomes
 
     async def _render(

@@ -1,0 +1,192 @@
+"""The server's processes in a simulated world: the product's own services, loops and all, over simulated database and broker.
+
+An `InventoryProcess` is `inventory.service.Service`, a `ManagersProcess` what `managers.service` assembles. Only how they are put together
+differs: no TLS, no files, no signals. Either can be killed, stopped for a while, and started again.
+"""
+
+import asyncio
+import base64
+import contextvars
+import hashlib
+import hmac
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path as FilePath
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from nacl.signing import SigningKey
+
+from broker.client import SessionDown, SessionUp
+from broker.messages import Delegation, Mandate, encode_text, now_text
+from inventory.authority import CommandSigner, key_id
+from inventory.ingest import Ingest
+from inventory.leases import Leases
+from inventory.memory import Recently
+from inventory.service import TELL_S, Service, _keep, _release
+from inventory.settings import Settings
+from inventory.store import Store
+from managers.rendering import Renderer
+from managers.service import assemble, started
+from managers.settings import Settings as ManagerSettings
+from tests.simulation.clockwork import BEGINNING, OWNER, later
+from tests.simulation.database import Process, SimulatedDatabase
+from tests.simulation.network import TOPICS, Path, ServiceSession
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+SECRETS = FilePath("secrets")
+SETTINGS = Settings(database="postgresql://simulated", secrets=SECRETS, batch_wait_s=0.05, idle_wait_s=0.1, sweep_s=6.0, lease_s=16.0)
+MANAGER_SETTINGS = ManagerSettings(database="postgresql://simulated", secrets=SECRETS)
+
+ROOT = SigningKey(b"r" * 32)
+MASTER = b"m" * 32
+PARTS = ("relay", "ingest", "heartbeats", "leases", "presence")
+"""Of the Inventory service: without the publisher, intents and housekeeping, which touch no device."""
+
+
+class Signer(CommandSigner):
+    """The product's, with keys that are always the same."""
+
+    def __init__(self) -> None:
+        self._key = SigningKey(b"c" * 32)
+        public = bytes(self._key.verify_key)
+        mandate = Mandate(
+            public_key=base64.b64encode(public).decode(),
+            generation=1,
+            not_before=now_text(BEGINNING - timedelta(days=2)),
+            not_after=now_text(BEGINNING + timedelta(days=300)),
+        )
+        signed = encode_text(mandate)
+        self.delegation = Delegation(signed=signed, signature=base64.b64encode(ROOT.sign(signed.encode()).signature).decode())
+        self.generation = 1
+        self.key = key_id(public)
+
+
+SIGNER = Signer()
+
+
+class Authority:
+    """What ingest needs of `inventory.authority.Authority`."""
+
+    def channel_key(self, host: str, incarnation: int) -> bytes:
+        return hmac.new(MASTER, f"{host}\n{incarnation}".encode(), hashlib.sha256).digest()
+
+
+class ServerProcess(Process):
+    """One that runs tasks on the world's loop, all of them its own."""
+
+    def __init__(self, world: "World", name: str, path: Path) -> None:
+        super().__init__(name)
+        self.world, self.path = world, path
+        self.db = SimulatedDatabase(world.server, self)
+        self.session: ServiceSession | None = None
+        self.main: asyncio.Task[None] | None = None
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        context = contextvars.copy_context()
+        context.run(OWNER.set, self)
+        self.main = context.run(self.world.loop.create_task, work())
+        self.main.add_done_callback(self._ended)
+
+    def kill(self) -> None:
+        """As kill -9 does: nothing that it still wants to do has any effect. The database notices, sooner or later."""
+        self.alive = False
+        if self.session is not None:
+            self.session.vanish()
+        later(self.world.dice.choice((0.0, 0.5, 5.0)), self._connections_end)
+        self.world.loop.end_tasks_of(self)
+
+    def stop(self) -> None:
+        """As SIGTERM does: it gives back what it holds."""
+        if self.main is not None:
+            self.main.cancel()
+
+    def _connections_end(self) -> None:
+        for connection in self.db.own:
+            connection.end()
+
+    def over(self) -> None:
+        """Its last step is done."""
+        self.alive = False
+        if self.session is not None:
+            self.session.vanish()
+        self._connections_end()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.world.checks.broke(f"{self.name} ended", error)
+
+
+class _Service(Service):
+    """The product's service, put together by hand."""
+
+    def __init__(self, process: "InventoryProcess") -> None:
+        world = process.world
+        self._settings, self._db = SETTINGS, process.db  # type: ignore[assignment]
+        session = ServiceSession(world.broker, process, process.path, self._session_changed)
+        self.session = process.session = session  # type: ignore[assignment]
+        self.ingest = Ingest(
+            self._db,
+            TOPICS,
+            Authority(),  # type: ignore[arg-type]
+            SIGNER,
+            self._send,
+            interrupted=self._interrupted,
+            clock=world.loop.wall,
+            mono=world.loop.time,
+        )
+        self.leases = Leases(self._db, TOPICS, session, process.name, SETTINGS.lease_s, self.ingest.forget)
+        self._publisher = SimpleNamespace(run=None)  # type: ignore[assignment]
+        self._told = Recently(TELL_S, limit=1000)
+        self._numbers = {}
+        self.subscribed = asyncio.Event()
+
+    def _session_changed(self, event: Any) -> None:
+        if hasattr(self, "leases"):  # the first connection stands before the leases do
+            super()._session_changed(event)
+
+
+class InventoryProcess(ServerProcess):
+    """A replica of the Inventory service."""
+
+    async def run(self) -> None:
+        service = _Service(self)
+        parts = service.parts()
+        tasks = [asyncio.create_task(_keep(name, parts[name]), name=name) for name in PARTS]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self.alive:
+                await _release(service.leases)
+            self.over()
+
+
+class ManagersProcess(ServerProcess):
+    """A replica of the managers."""
+
+    async def run(self) -> None:
+        wakers: list[Callable[[], None]] = []
+
+        def on_session(event: SessionUp | SessionDown) -> None:
+            for wake in wakers if isinstance(event, SessionUp) else ():
+                wake()
+
+        session = ServiceSession(self.world.broker, self, self.path, on_session)
+        self.session = session
+        store = Store(self.db, self.world.loop.wall)  # type: ignore[arg-type]
+        running = assemble(self.db, store, Renderer(), session, SIGNER, MANAGER_SETTINGS)  # type: ignore[arg-type]
+        self.world.checks.observe(self, running)
+        wakers.append(running.dispatcher.wake)
+        try:
+            async with started(running) as watch:
+                await watch
+        finally:
+            self.over()
