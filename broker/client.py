@@ -260,6 +260,8 @@ class Session:
         self._parse = functools.lru_cache(maxsize=65_536)(self._parse_anew)
         self.connected_since: datetime | None = None
         """UTC; None while there is no connection on which all filters are subscribed."""
+        self.connections = 0
+        """How many connections have begun."""
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._keep_connected(), name=f"mqtt session {self._settings.name}")
@@ -269,6 +271,11 @@ class Session:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """Messages read and not yet taken."""
+        return len(self._inbox)
 
     async def connected(self) -> None:
         """Wait until there is a connection."""
@@ -363,6 +370,7 @@ class Session:
         self._client = client
         self._paused = False
         self.connected_since = datetime.now(UTC)
+        self.connections += 1
         self._up.set()
         log.info("connected to the broker", extra={"service": self._settings.name, "filters": len(self._filters)})
         if self._listener:

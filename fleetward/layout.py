@@ -68,6 +68,11 @@ class DataDir:
         """The first administrator's password, from its making until it has been printed."""
         return self.run / "first-password"
 
+    @property
+    def unfinished(self) -> Path:
+        """There while a restore exchanges what is there for what was saved."""
+        return self.root / "restore-unfinished"
+
     def pid_file(self, name: str) -> Path:
         return self.run / f"{name}.pid"
 

@@ -130,6 +130,12 @@ def prepare(home: Path, settings: Mapping[str, str]) -> Cluster:
     return cluster
 
 
+def standing(home: Path) -> Cluster:
+    """The cluster that `prepare` has made in `home`; nothing is written. Raises PostgresError where its programs are not installed."""
+    home = home.resolve()
+    return Cluster(home, _programs_for(home / "data"), owner(), (home / "socket").resolve())
+
+
 def _placed(home: Path, who: Owner) -> Path:
     """Where the cluster really goes: `home`, or, where its owner can't get there (a data directory below /root), a directory of its own
     in /var/lib that `home` then is a link to."""

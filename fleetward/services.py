@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from fleetward.layout import DataDir
 from fleetward.postgres import Cluster
-from fleetward.settings import Up
+from fleetward.settings import KEPT_NAMES, Up
 from fleetward.supervisor import Service, said_ready
 from fleetward.trust import fingerprint
 
 Programs = Callable[[str], tuple[str, ...]]
 """The command for one of our packages, by its name."""
 
-_KEPT = ("FLEETWARD_LOG", "FLEETWARD_TOPIC_ROOT")
+_KEPT = ("FLEETWARD_LOG", "FLEETWARD_TOPIC_ROOT", *(f"FLEETWARD_KEEP_{name.upper()}" for name in KEPT_NAMES))
 _CONTROL_PLANE = ("broker", "inventory", "managers", "web")
 
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 DEFAULT_HTTP_PORT = 8080
 DEFAULT_MQTT_PORT = 8883
 """MQTT over TLS, as registered with IANA."""
+KEPT_NAMES = ("changes", "commands", "notifications", "logs", "poison")
+"""What Inventory's retention is set for: FLEETWARD_KEEP_COMMANDS and so on (docs/operating.md)."""
 
 
 @dataclass(frozen=True, slots=True)

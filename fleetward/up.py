@@ -47,6 +47,8 @@ def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules)
         return _complain(f"{error.filename}: permission denied: choose another --data-dir", 2)
     except (LookupError, OSError) as error:
         return _complain(str(error), 2)
+    if data.unfinished.exists():
+        return _complain(f"a restore into {data.root} was cut short: run `fleetward restore FILE --force` again", 2)
     return _supervised(settings, data, inherited, programs)
 
 

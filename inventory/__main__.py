@@ -1,4 +1,5 @@
-"""`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone.
+"""`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone; `certificate`: the
+secrets of a replica; `dump` and `load`: the database for `fleetward backup` and `restore`.
 
 Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
 service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
@@ -13,8 +14,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from inventory import logs, service
-from inventory.authority import AuthorityError
+from inventory import backup, logs, service
+from inventory.authority import Authority, AuthorityError
+from inventory.backup import BackupError
 from inventory.bootstrap import Wanted, bootstrap
 from inventory.db import migrate
 from inventory.errors import Unavailable
@@ -36,7 +38,21 @@ def _arguments() -> argparse.Namespace:
     first.add_argument("--admin-token-file", metavar="FILE", type=Path, help="where to put a token with the administrator's role")
     only = commands.add_parser("migrate", help="bring the schema up to date")
     only.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
+    named = commands.add_parser(
+        "certificate", help="a service's certificate, with what else its role needs, for another machine or replica"
+    )
+    named.add_argument("name", help="svc-inventory, svc-managers or svc-web, with .2 to .8 for further replicas")
+    named.add_argument("--out", metavar="DIR", type=Path, help="the secrets directory to make; without it, into the installation's own")
+    _database_file(commands.add_parser("dump", help="the database into a file"), "--to")
+    load = _database_file(commands.add_parser("load", help="a dump in the place of what the database holds"), "--from")
+    load.add_argument("--schema", metavar="NAMES", required=True, help="the migrations of the dump's schema, with commas")
     return parser.parse_args()
+
+
+def _database_file(parser: argparse.ArgumentParser, file: str) -> argparse.ArgumentParser:
+    parser.add_argument(file, dest="file", metavar="FILE", type=Path, required=True)
+    parser.add_argument("--programs", metavar="DIR", type=Path, required=True, help="where pg_dump and psql are")
+    return parser
 
 
 async def _bootstrap(settings: Settings, options: argparse.Namespace) -> None:
@@ -51,6 +67,14 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
             await _bootstrap(settings, options)
         case "migrate":
             await migrate(settings.database)
+        case "certificate":
+            for path in Authority(settings.secrets).equip(options.name, options.out):
+                print(path)
+        case "dump":
+            print(json.dumps(backup.as_json(await backup.dump(settings.database, options.programs, options.file))))
+        case "load":
+            await backup.load(settings.database, options.programs, options.file, options.schema.split(","))
+            Authority(settings.secrets).delegate_anew()
         case _:
             await service.run(settings)
 
@@ -61,7 +85,7 @@ def main() -> int:
     try:
         settings = Settings.read(os.environ, database=options.database, secrets=options.secrets, broker=options.broker)
         asyncio.run(_run(options, settings))
-    except (AuthorityError, Unavailable, ValueError, OSError) as error:
+    except (AuthorityError, BackupError, Unavailable, ValueError, OSError) as error:
         logging.getLogger("inventory").error("can't go on", extra={"error": str(error)})
         print(f"inventory: {error}", file=sys.stderr)
         return ENVIRONMENT_WRONG

@@ -218,6 +218,24 @@ async def placed(connection: Connection, hosts: Sequence[str]) -> dict[str, list
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """What a device has and no host-config asks for. `read_at`: now, by the database's clock."""
+
+    id: str
+    host: str
+    generation: int
+    read_at: datetime
+
+
+async def strays(connection: Connection, ids: Sequence[str]) -> dict[str, Stray]:
+    """Those of these ids that are to be removed from a connected device now."""
+    if not ids:
+        return {}
+    rows = await connection.fetch(SQL["stray_items"], list(ids))
+    return {row["id"]: Stray(row["id"], row["host"], row["generation"], row["now"]) for row in rows}
+
+
 async def views(connection: Connection, ids: Sequence[str]) -> dict[str, View]:
     """Those of the host-configs that exist."""
     return {row["id"]: _view(row) for row in await connection.fetch(SQL["host_config_views"], list(ids))}

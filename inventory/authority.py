@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives import hashes
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
+from broker.acl import REPLICAS
 from broker.messages import ContractError, Delegation, Mandate, Moment, decode_text, encode_text, now_text
 from inventory import certificates
 from inventory.certificates import BACK_DATED, Issued, Issuer
@@ -43,6 +44,16 @@ RENEW_BEFORE = timedelta(days=30)
 SERVICES = ("svc-inventory", "svc-managers", "svc-web")
 SERVERS = ("broker", "web")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+NEEDS = {
+    "svc-inventory": ("ca.crt", "channel-master.key", "command.key", "delegation.json"),
+    "svc-managers": ("ca.crt", "command.key", "delegation.json"),
+    "svc-web": ("ca.crt", "ca.key", "channel-master.key", "command-root.key", "session.key", "web.crt", "web.key"),
+}
+"""What of the secrets each role reads, beside its own certificate."""
+
+RESTORED = 1_000_000_000
+"""What a restore adds to the delegation's generation: more than there can have been since the backup."""
 
 Clock = Callable[[], datetime]
 
@@ -130,11 +141,37 @@ class Authority:
             self._ensure_raw("channel-master.key")
             self._ensure_raw("session.key")
             self._ensure_command_keys()
-            for name in SERVICES:
-                self._ensure_leaf(name, self._service_certificate(name), frozenset())
+            for name in service_certificates():
+                if name in SERVICES or self._path(f"{name}.key").exists():
+                    self._ensure_leaf(name, self._service_certificate(name), frozenset())
             names = _server_names(advertised)
             for name in SERVERS:
                 self._ensure_leaf(name, self._server_certificate(names), frozenset(names))
+
+    def equip(self, name: str, out: Path | None = None) -> list[Path]:
+        """The certificate of a service or of one of its replicas (`svc-inventory.2`), renewed when it nears its end; with `out`, that
+        directory with all that this role needs and nothing more. The files. Raises AuthorityError."""
+        role = name.partition(".")[0]
+        if name not in service_certificates():
+            names = f"{', '.join(SERVICES)}, each with .2 to .{REPLICAS} for further replicas"
+            raise AuthorityError(f"{name!r} is no service of this installation: there are {names}")
+        with _alone(self._path(".lock")):
+            self._ensure_leaf(name, self._service_certificate(name), frozenset())
+        found = [self._path(file) for file in (f"{name}.crt", f"{name}.key", *NEEDS[role])]
+        if out is None or out.resolve() == self.directory.resolve():
+            return found[:2]
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in found:
+            write_secret(out / path.name, path.read_bytes())
+        return [out / path.name for path in found]
+
+    def delegate_anew(self) -> None:
+        """After a restore: a delegation above any that devices may have seen since the backup, which voids what was signed before."""
+        with _alone(self._path(".lock")):
+            root = SigningKey(_read_raw_key(self._path("command-root.key")))
+            public = bytes(SigningKey(_read_raw_key(self._path("command.key"))).verify_key)
+            _, mandate = _read_delegation(self._path("delegation.json"))
+            write_secret(self._path("delegation.json"), self._delegation(root, public, mandate.generation + RESTORED))
 
     # --- parts ----------------------------------------------------------------------------------------------------------------
 
@@ -240,6 +277,11 @@ class Authority:
         for name in made_with_it:
             if self._path(name).exists():
                 raise AuthorityError(f"{self._path(missing)} is gone, but {name} was made with it: restore it from a backup")
+
+
+def service_certificates() -> tuple[str, ...]:
+    """The names that services' certificates may have, those of replicas included (`broker.acl` grants the same ones)."""
+    return tuple(f"{name}.{number}" if number > 1 else name for name in SERVICES for number in range(1, REPLICAS + 1))
 
 
 def key_id(public: bytes) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from inventory.actor import Actor
 from inventory.db import SQL, Connection, Database, Tx, dumps, loads
 from inventory.errors import Gone, Unavailable
+from inventory.metrics import METER, RELAYED
 from inventory.resource import ReadRow, Resource, time_text
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,8 @@ class Relay:
             rows = await tx.raw.fetch(SQL["take_changes"], BATCH)
             if rows:
                 await self._place(tx, rows)
-            return len(rows)
+        METER.count(RELAYED, n=len(rows))
+        return len(rows)
 
     async def _place(self, tx: Tx, rows: list[Any]) -> None:
         state = await tx.raw.fetchrow("SELECT position, hash FROM relay")
@@ -237,6 +239,8 @@ async def read(
     async with db.acquire() as connection:
         state = await connection.fetchrow("SELECT position, floor FROM relay")
         assert state is not None, "the migration makes the relay's row"
+        if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM log_gaps WHERE after < $1 AND $1 < before)", after):
+            raise Gone(f"position {after} was given before a backup was restored: list again and watch from the list's position")
         if after < state["floor"]:
             raise Gone(
                 f"position {after} is below {state['floor']}, where the change log begins: list again and watch from the list's position"
@@ -328,12 +332,15 @@ async def trim(db: Database, older_than: datetime) -> int:
         state = await tx.raw.fetchrow("SELECT position, floor FROM relay")
         assert state is not None, "the migration makes the relay's row"
         floor: int = state["floor"]
-        while (end := ((floor + 1) // PARTITION + 1) * PARTITION - 1) < state["position"]:
-            last = await tx.raw.fetchrow("SELECT at, hash FROM changes WHERE position = $1", end)
-            if last is None or last["at"] >= older_than:
+        # Those that there are: a restore leaves numbers out.
+        names = await tx.raw.fetch("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'changes'::regclass")
+        for number in sorted(int(row["name"].rpartition("_")[2]) for row in names):
+            end = (number + 1) * PARTITION - 1
+            last = await tx.raw.fetchrow(f"SELECT at, hash FROM changes_{number} ORDER BY position DESC LIMIT 1")
+            if end >= state["position"] or last is None or last["at"] >= older_than:
                 break
             await tx.raw.execute("INSERT INTO change_anchors (position, hash, at) VALUES ($1, $2, now())", end, last["hash"])
-            await tx.raw.execute(f"DROP TABLE changes_{end // PARTITION}")
+            await tx.raw.execute(f"DROP TABLE changes_{number}")
             await tx.raw.execute("UPDATE relay SET floor = $1", end)
             floor = end
         return floor

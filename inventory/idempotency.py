@@ -74,7 +74,7 @@ async def _kept(tx: Tx, claim: Claim) -> Answer:
     return Answer(row["status"], loads(loads(row["body"])), row["created_at"])
 
 
-async def forget(store: Store, now: datetime) -> None:
-    """Delete the answers that are no longer kept."""
-    async with store.db.transaction() as tx:
-        await tx.raw.execute("DELETE FROM idempotency WHERE expires_at < $1", now - KEPT)
+async def forget(store: Store, now: datetime, most: int = 10_000) -> int:
+    """Delete answers that are no longer kept, `most` of them; how many there were."""
+    async with store.db.acquire() as connection:
+        return len(await connection.fetch(SQL["trim_idempotency"], now - KEPT, most))

@@ -17,6 +17,7 @@ from inventory import facts
 from inventory.authority import Authority
 from inventory.db import SQL, Database
 from inventory.memory import Recently
+from inventory.metrics import METER, REFUSED
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Opener:
             for m in forged:
                 if not self._open_one(m):
                     self.refused.bad_mac += 1
+                    METER.count(REFUSED, "bad_mac")
                     self._tell(m, "bad MAC")
         return [m for m in inbound if m.message is not None or m.problem]
 
@@ -77,6 +79,10 @@ class Opener:
         """The channel key of a device whose messages were opened."""
         found = self._keys.get(device)
         return found[1] if found else None
+
+    async def load(self, devices: Sequence[str]) -> None:
+        """Have the keys of devices that are to be written to. Raises Unavailable."""
+        await self._load({device for device in devices if device not in self._keys})
 
     def forget(self, devices: Sequence[str]) -> None:
         """Their keys are not what they were."""
@@ -89,6 +95,7 @@ class Opener:
         found = self._keys.get(m.device)
         if found is None:
             self.refused.unknown_device += 1
+            METER.count(REFUSED, "unknown_device")
             self._tell(m, "unknown device")
             return True
         m.incarnation, key = found

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -26,7 +27,8 @@ from inventory.bulk import BulkWriter
 from inventory.db import SQL, Database, dumps, loads
 from inventory.errors import Unavailable
 from inventory.inbound import Inbound, Opener
-from inventory.memory import Known, Recently, Resyncs
+from inventory.memory import ASK_AGAIN_S, RESYNCS_A_SECOND, Known, Recently, Resyncs
+from inventory.metrics import ENDED, INGEST_SECONDS, INGESTED, METER, RETRIES
 from inventory.streams import Stream, answer
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,16 @@ class Ingest:
         for host, sections in self._resyncs.due(self._known, self._mono()):
             log.info("asking for sections again", extra={"device": host, "sections": list(sections)})
             await self._say(host, Resync(sections=sections, reason="the stored sections differ from the manifest"))
+        for host in await self._patiently(self._doubted):
+            await self._say(host, Resync(sections=(), items=True, reason="the server was restored from a backup"))
+
+    async def _doubted(self) -> list[str]:
+        """Connected devices whose word since a backup is lost, few at a time: what they answer shows them that we lack it."""
+        async with self._db.acquire() as connection:
+            rows = await connection.fetch(SQL["doubted_devices"], RESYNCS_A_SECOND, ASK_AGAIN_S)
+        hosts = [row["host"] for row in rows]
+        await self._opener.load(hosts)
+        return hosts
 
     def _is_passing(self, m: Inbound) -> bool:
         match m.message:
@@ -135,6 +147,7 @@ class Ingest:
                 return True
             case Metrics():
                 self.counts.ignored += 1
+                METER.count(INGESTED, "ignored")
                 return True
             case Presence():
                 self._beats.pop(m.device, None)
@@ -169,6 +182,7 @@ class Ingest:
         return await self._patiently(lambda: self._commit([m]))
 
     async def _commit(self, inbound: list[Inbound]) -> Batch:
+        began = time.monotonic()
         async with bulk.transaction(self._db, self._clock()) as w:
             batch = decide(await self._lock(w, inbound), inbound, w.at)
             known = await self._known.of(w.tx.raw, list(batch.reports.sections))
@@ -176,6 +190,7 @@ class Ingest:
             for host in sorted(batch.cloned):
                 await reports.notify(w, host, "error", "IdentityShared", CLONED)
             await self._store(w, batch)
+        METER.observe(INGEST_SECONDS, time.monotonic() - began)
         self._known.learn(known)
         return batch
 
@@ -231,10 +246,12 @@ class Ingest:
                     log.info("database is back", extra={"tries": lost})
                 return found
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                METER.count(RETRIES, "deadlock")
                 deadlocks += 1
                 if deadlocks == DEADLOCK_TRIES:
                     raise
             except Unavailable as error:
+                METER.count(RETRIES, "away")
                 log.warning("database is away", extra={"error": str(error)})
                 self._interrupted()
                 await asyncio.sleep(WAITS_S[min(lost, len(WAITS_S) - 1)])
@@ -244,6 +261,10 @@ class Ingest:
 
     async def _after(self, batch: Batch) -> None:
         self.counts.add(batch.counts)
+        for outcome, n in asdict(batch.counts).items():
+            METER.count(INGESTED, outcome, n=n)
+        for state in batch.reports.ended:
+            METER.count(ENDED, state)
         now = self._mono()
         for host in batch.alive:
             if self._touched.is_due(host, now):

@@ -31,6 +31,7 @@ from inventory.errors import BadRequest, Conflict, Forbidden, Invalid, Inventory
 from inventory.idempotency import Claim, once
 from inventory.integrations import Integration
 from inventory.kinds import BY_NAME
+from inventory.metrics import INTENTS, METER
 from inventory.resource import time_text
 from inventory.store import Store, read_one
 from inventory.times import parse_time
@@ -75,6 +76,7 @@ class Intents:
                 raise
             log.warning("intent refused", extra={"integration": topic.integration, "key": topic.id, "error": str(error)})
             body = problem(error)
+        METER.count(INTENTS, str(body["status"]))
         if correlation is not None:
             reply = {"v": 1, "sent_at": time_text(self._store.clock()), **body}
             await self._publish(self._topics.build(ReplyTopic(topic.integration, correlation)), dumps(reply).encode())

@@ -6,6 +6,9 @@ from inventory.kinds import ROWS
 __models__ = [
     *ROWS.values(),
     tables.ChangeIn,
+    tables.ProcessMetrics,
+    tables.LogGap,
+    tables.Stray,
     tables.Cursor,
     tables.HostLabels,
     tables.HostFacts,

@@ -123,13 +123,41 @@ UPDATE idempotency SET status = $2, body = $3::jsonb WHERE key = $1;
 
 ------------------------------------------------------------------------------------------------------------------- metrics
 
--- name: inventory_gauges
--- Numbers for /metrics and /readyz, in one row. $1 now
-SELECT (SELECT position FROM relay) AS position, (SELECT count(*) FROM changes_in) AS waiting,
-       (SELECT extract(epoch FROM $1::timestamptz - min(at)) FROM changes_in) AS lag_s,
-       (SELECT count(*) FROM work WHERE NOT halted AND due_at <= $1) AS work_due, (SELECT count(*) FROM work WHERE halted) AS work_halted,
+-- name: installation_numbers
+-- Numbers of the whole installation for /metrics and /readyz, in one row. Counts that grow with the fleet are by an index or of narrow
+-- tables. $1 how many agent versions at most
+SELECT clock_timestamp() AS now, pg_database_size(current_database()) AS bytes, (SELECT position FROM relay) AS position,
+       (SELECT count(*) FROM changes_in) AS waiting, (SELECT extract(epoch FROM clock_timestamp() - min(at)) FROM changes_in) AS lag_s,
        (SELECT count(*) FROM poison) AS poison,
-       (SELECT jsonb_object_agg(presence, n) FROM (SELECT presence, count(*) AS n FROM host GROUP BY presence) AS p) AS hosts;
+       (SELECT jsonb_object_agg(presence, n) FROM (SELECT presence, count(*) AS n FROM host GROUP BY presence) AS p) AS hosts,
+       (SELECT jsonb_object_agg(version, n) FROM (
+           SELECT left(coalesce(agent_version, ''), 64) AS version, count(*) AS n FROM host WHERE presence <> 'never'
+           GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $1) AS v) AS agents,
+       (SELECT jsonb_object_agg(state, n) FROM (
+           SELECT state, count(*) AS n FROM command WHERE state IN ('queued', 'sent', 'accepted', 'running') GROUP BY state) AS c) AS commands,
+       (SELECT jsonb_object_agg(name, greatest(0, (SELECT position FROM relay) - position)) FROM cursors) AS readers,
+       (SELECT jsonb_agg(w) FROM (
+           SELECT manager AS queue, count(*) FILTER (WHERE halted) AS halted, count(*) FILTER (WHERE lease_until IS NOT NULL) AS running,
+                  count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at <= now()) AS due,
+                  count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at > now()) AS later,
+                  count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NULL) AS waiting
+           FROM work GROUP BY manager ORDER BY manager) AS w) AS work,
+       (SELECT jsonb_object_agg(manager, lag) FROM (
+           SELECT manager, extract(epoch FROM clock_timestamp() - min(due_at)) AS lag FROM work
+           WHERE NOT halted AND lease_until IS NULL AND due_at <= now() GROUP BY manager) AS l) AS work_lag;
+
+-- name: publish_metrics
+-- $1 process, $2 pid, $3 samples (JSON), $4 after how many seconds a process that publishes nothing is gone
+WITH gone AS (
+    DELETE FROM process_metrics WHERE at < now() - make_interval(secs => $4) AND process <> $1
+)
+INSERT INTO process_metrics (process, pid, samples, at) VALUES ($1, $2, $3::jsonb, now())
+ON CONFLICT (process) DO UPDATE SET pid = EXCLUDED.pid, samples = EXCLUDED.samples, at = EXCLUDED.at;
+
+-- name: published_metrics
+-- $1 after how many seconds a process that publishes nothing is gone
+SELECT process, samples, extract(epoch FROM now() - at) AS age_s FROM process_metrics
+WHERE at >= now() - make_interval(secs => $1) ORDER BY process;
 
 ---------------------------------------------------------------------------------------------------------------- work queue
 
@@ -161,7 +189,7 @@ END;
 WITH clock AS (
     SELECT coalesce($5::timestamptz, clock_timestamp()) AS now
 ), due AS (
-    SELECT id FROM work
+    SELECT id, due_at FROM work
     WHERE manager = $1 AND NOT halted
       AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
       AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
@@ -171,7 +199,7 @@ UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::
     backoff = false, attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END,
     last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
 FROM due WHERE w.id = due.id
-RETURNING w.key, w.attempts, w.fence;
+RETURNING w.key, w.attempts, w.fence, greatest(0, extract(epoch FROM (SELECT now FROM clock) - due.due_at)) AS waited_s;
 
 -- name: renew_work
 -- $1 manager, $2 keys, $3 fences, $4 for how long, $5 now, or NULL for this clock
@@ -261,6 +289,19 @@ SELECT id, host, config, digest, paths, shadowed, desired_state FROM host_config
 -- name: unsettled_host_configs
 -- What of these hosts is not as wanted: worth a look when one of them comes online. $1 host ids
 SELECT id AS key FROM host_config WHERE host = ANY ($1::text[]) AND status->>'indicator' IS DISTINCT FROM 'idle';
+
+-- name: stray_items
+-- What connected devices have and nobody asks for. Not again while a command to remove it is young. $1 ids
+SELECT s.id, s.host, s.generation, clock_timestamp() AS now FROM strays s JOIN host h ON h.id = s.host
+WHERE s.id = ANY ($1::text[]) AND h.presence IN ('online', 'stale') AND h.current_state = 'onboarded'
+  AND NOT EXISTS (SELECT 1 FROM host_config c WHERE c.id = s.id)
+  AND NOT EXISTS (SELECT 1 FROM command k WHERE k.resource->>'id' = s.id
+                  AND (k.state IN ('queued', 'sent', 'accepted', 'running') OR k.created_at > now() - interval '10 min'))
+ORDER BY s.id;
+
+-- name: scan_strays
+SELECT s.id AS key FROM strays s JOIN host h ON h.id = s.host
+WHERE h.presence IN ('online', 'stale') AND NOT EXISTS (SELECT 1 FROM work w WHERE w.manager = 'host-config' AND w.key = s.id);
 
 -- name: scan_host_configs
 -- Host-configs that look as if there were something to do, with nobody at it: not in the queue, no command under way, not halted.
@@ -434,6 +475,30 @@ WITH beat AS (
                                      uptime_s = EXCLUDED.uptime_s, unacked = EXCLUDED.unacked
 )
 SELECT host FROM known WHERE NOT current OR presence <> 'online';
+
+-- name: doubted_devices
+-- Connected devices that are to be asked for everything; each again after a while, until it has told. $1 how many, $2 after how many seconds
+UPDATE device_stream s SET resync_at = now() + make_interval(secs => $2)
+FROM (
+    SELECT d.host FROM device_stream d JOIN host h ON h.id = d.host
+    WHERE d.resync_at <= now() AND h.presence IN ('online', 'stale') ORDER BY d.resync_at LIMIT $1 FOR UPDATE OF d SKIP LOCKED
+) AS due
+WHERE s.host = due.host RETURNING s.host;
+
+-- name: end_doubts
+-- $1 hosts that have told everything
+UPDATE device_stream SET resync_at = NULL WHERE host = ANY ($1::text[]) AND resync_at IS NOT NULL RETURNING host;
+
+-- name: note_strays
+-- And have the manager of host-configs look at them. $1 id[], $2 host[], $3 kind[], $4 generation[], $5 now
+WITH noted AS (
+    INSERT INTO strays (id, host, kind, generation, at)
+    SELECT id, host, kind, generation, $5 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS t (id, host, kind, generation)
+    ON CONFLICT (id) DO NOTHING
+)
+INSERT INTO work (manager, key, due_at, attempts, halted, backoff, again, fence, queued_at)
+SELECT 'host-config', id, $5, 0, false, false, 0, 0, $5 FROM unnest($1::text[]) AS id ORDER BY id
+ON CONFLICT (manager, key) DO NOTHING;
 
 -- name: known_sections
 -- $1 hosts
@@ -651,6 +716,27 @@ SELECT EXISTS (SELECT 1 FROM changes_in WHERE resource_id = $1)
 -- Names of the configs that won paths. $1 config ids
 SELECT id, name FROM config WHERE id = ANY ($1::text[]);
 
+------------------------------------------------------------------------------------------------------------------ retention
+
 -- name: trim_logs
--- $1 what is older goes
-DELETE FROM device_log WHERE at < $1;
+-- Of the oldest rows those that are older. $1 than this, $2 how many at most
+DELETE FROM device_log WHERE id IN (SELECT id FROM device_log ORDER BY id LIMIT $2) AND at < $1 RETURNING id;
+
+-- name: trim_old_poison
+-- Likewise. $1 than this, $2 how many at most
+DELETE FROM poison WHERE id IN (SELECT id FROM poison ORDER BY id LIMIT $2) AND at < $1 RETURNING id;
+
+-- name: trim_idempotency
+-- $1 what ended before goes, $2 how many at most
+DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at < $1 ORDER BY expires_at LIMIT $2) RETURNING key;
+
+-- name: old_commands
+-- Commands by id, and whether they may go (`old`): ended long ago, and not what a host-config still points to.
+-- $1 after this id, $2 before this id, $3 ended before, $4 how many
+SELECT k.id, coalesce(k.finished_at < $3, false) AND k.state NOT IN ('queued', 'sent', 'accepted', 'running')
+             AND NOT EXISTS (SELECT 1 FROM host_config c WHERE c.id = k.resource->>'id' AND c.command = k.id) AS old
+FROM command k WHERE k.id > $1 AND k.id < $2 ORDER BY k.id LIMIT $4;
+
+-- name: old_notifications
+-- $1 after this id, $2 before this id, $3 made before, $4 how many
+SELECT id, created_at < $3 AS old FROM notification WHERE id > $1 AND id < $2 ORDER BY id LIMIT $4;

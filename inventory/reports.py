@@ -49,6 +49,8 @@ class Reports:
     host_values: dict[str, Values] = field(default_factory=dict)
     presence: set[str] = field(default_factory=set)
     """Hosts whose values are Inventory's own (`presence`), not the device's alone."""
+    ended: list[str] = field(default_factory=list)
+    """The final states of commands that these reports ended; filled by `write`."""
 
     def add_facts(self, host: str, message: Facts) -> None:
         self.sections.setdefault(host, {}).update({name: section.data for name, section in message.sections.items()})
@@ -76,7 +78,7 @@ async def write(w: BulkWriter, reports: Reports, known: Mapping[str, Hashes], te
     """Everything that was gathered. `known`: stored hashes, so that what is stored already costs nothing. `tell`: logs for people."""
     await _write_facts(w, reports, known)
     await _write_hosts(w, reports)
-    await _write_results(w, reports.results)
+    reports.ended = await _write_results(w, reports.results)
     await _write_statuses(w, reports.statuses)
     await _write_logs(w, reports.logs)
     for host, message in tell:
@@ -149,9 +151,10 @@ def _its_device(resource: Resource) -> Actor:
 # --- results ------------------------------------------------------------------------------------------------------------------
 
 
-async def _write_results(w: BulkWriter, results: Mapping[str, tuple[str, Result]]) -> None:
+async def _write_results(w: BulkWriter, results: Mapping[str, tuple[str, Result]]) -> list[str]:
+    """The states that commands ended in."""
     if not results:
-        return
+        return []
     rows = await w.tx.raw.fetch(SQL["lock_commands"], sorted(results))
     own = {row["id"]: row["state"] for row in rows if row["host"] == results[row["id"]][0]}
     if len(own) < len(results):
@@ -163,6 +166,7 @@ async def _write_results(w: BulkWriter, results: Mapping[str, tuple[str, Result]
     before = await w.read_locked(COMMAND, list(ended))
     values = {id: _end_values(before[id], result, w.at) for id, result in ended.items()}
     await w.write_read(COMMAND, before, values, _result_actor)
+    return [str(end["state"]) for end in values.values() if "state" in end]
 
 
 def _goes_on(state: str, result: Result) -> bool:
@@ -232,6 +236,23 @@ async def _write_statuses(w: BulkWriter, statuses: Mapping[str, Sequence[Status]
         before.setdefault(row["id"], row)
     values = {id: _reported(row, last[row["host"]][0].get(id), w.at) for id, row in before.items()}
     await w.write_read(HOST_CONFIG, before, values, _its_device)
+    unknown = [(host, item) for host, (items, _) in last.items() for item in items.values() if item.id not in before]
+    await _note_strays(w, full, unknown)
+
+
+async def _note_strays(w: BulkWriter, full: Sequence[str], unknown: Sequence[tuple[str, Item]]) -> None:
+    """After a restore a device may have what was asked for since the backup and is known to nobody now: it is to be removed from there.
+    Once a device has told everything, it is in doubt no more."""
+    gone = [item.id for _, item in unknown if item.state == "absent"]
+    if gone:
+        await w.tx.raw.execute("DELETE FROM strays WHERE id = ANY ($1::text[])", gone)
+    if not full:
+        return
+    doubted = {row["host"] for row in await w.tx.raw.fetch(SQL["end_doubts"], sorted(full))}
+    strays = sorted((item.id, host, item.kind, item.generation) for host, item in unknown if host in doubted and item.state != "absent")
+    if strays:
+        log.info("a device has what nobody asks for", extra={"keys": [id for id, *_ in strays][:10]})
+        await w.tx.raw.execute(SQL["note_strays"], *(list(column) for column in zip(*strays, strict=True)), w.at)
 
 
 def _last_items(messages: Iterable[Status]) -> tuple[dict[str, Item], bool]:

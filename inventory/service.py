@@ -25,19 +25,21 @@ from broker.client import Settings as BrokerSettings
 from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
-from inventory import changes, idempotency
+from inventory import metrics, retention, telemetry
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.bootstrap import forget_first_password
 from inventory.changes import Relay
-from inventory.db import SQL, Database, migrate
+from inventory.db import Database, migrate
 from inventory.errors import Unavailable
 from inventory.inbound import Inbound
 from inventory.ingest import Ingest
 from inventory.intents import Intents
 from inventory.leases import Leases
 from inventory.memory import Recently
+from inventory.metrics import METER
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
+from inventory.replica import certificate_name
 from inventory.settings import Settings
 from inventory.store import Store
 
@@ -71,11 +73,12 @@ class Service:
         self._settings, self._db = settings, db
         self._store = Store(db)
         authority = Authority(settings.secrets)
-        wire = BrokerSettings.from_url(settings.broker, SERVICE, settings.secrets, settings.topics)
+        wire = BrokerSettings.from_url(settings.broker, certificate_name(SERVICE, settings.replica), settings.secrets, settings.topics)
         self.session = Session(wire, self._session_changed)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.ingest = Ingest(db, settings.topics, authority, CommandSigner(settings.secrets), self._send, interrupted=self._interrupted)
         self.leases = Leases(db, settings.topics, self.session, name, settings.lease_s, self.ingest.forget)
+        self._telemetry = telemetry.Publisher(db, telemetry.process_name("inventory", settings.replica), self._look)
         self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
         self._intents = Intents(self._store, settings.topics, self._reply)
         self._asked: asyncio.Queue[tuple[IntentTopic, bytes]] = asyncio.Queue(maxsize=1000)
@@ -94,6 +97,7 @@ class Service:
             "publisher": self._publisher.run,
             "intents": self._listen,
             "numbers": lambda: _every(TELL_S, self._tell),
+            "metrics": self._telemetry.run,
             "housekeeping": lambda: _every(HOUSEKEEPING_S, self._clean),
         }
 
@@ -167,6 +171,7 @@ class Service:
         try:
             self._asked.put_nowait((topic, payload))
         except asyncio.QueueFull:
+            METER.count(metrics.INTENTS, "dropped")
             if self._told.first(topic.integration, time.monotonic()):
                 log.warning("intents come faster than they are done, some were dropped", extra={"integration": topic.integration})
 
@@ -214,6 +219,15 @@ class Service:
                 log.warning("intent waits for the database", extra={"integration": topic.integration, "error": str(error)})
                 await asyncio.sleep(RETRY_S)
 
+    def _look(self) -> None:
+        """Gauges, at the moment that they are published."""
+        oldest = self.ingest.oldest
+        METER.set(metrics.INGEST_LAG, 0.0 if oldest is None else time.monotonic() - oldest)
+        METER.set(metrics.INBOX, self.session.waiting)
+        METER.set(metrics.SHARDS, len(self.leases.held))
+        METER.set(metrics.CONNECTED, self.session.connected_since is not None)
+        METER.set(metrics.CONNECTIONS, self.session.connections)
+
     async def _tell(self) -> None:
         numbers = asdict(self.ingest.counts) | asdict(self.ingest.refused)
         if numbers != self._numbers:
@@ -221,11 +235,7 @@ class Service:
         self._numbers = numbers
 
     async def _clean(self) -> None:
-        now = utcnow()
-        await idempotency.forget(self._store, now)
-        await changes.trim(self._db, now - self._settings.keep_changes)
-        async with self._db.acquire() as connection:
-            await connection.execute(SQL["trim_logs"], now - self._settings.keep_logs)
+        await retention.clean(self._store, self._settings.keep, utcnow())
 
 
 async def run(settings: Settings, ready: Callable[[], None] = lambda: print("ready", flush=True)) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 from broker.topics import DEFAULT_ROOT, Topics
+from inventory.replica import replica_number
+from inventory.retention import Retention
 
 DEFAULT_BROKER = "mqtts://localhost:8883"
 
@@ -21,6 +22,8 @@ class Settings:
     secrets: Path
     broker: str = DEFAULT_BROKER
     topics: Topics = field(default_factory=Topics)
+    replica: int = 1
+    """Which of several Inventory processes this is: 2 connects with the certificate `svc-inventory.2`."""
 
     pool_size: int = 8
     """Connections to the database: ingest, relay, publisher, presence and intents, one each, and a few for what overlaps."""
@@ -38,10 +41,8 @@ class Settings:
     lease_s: float = 8.0
     """For how long a shard is held without renewal, in seconds: a killed replica's shards move after it, so in about 10 s."""
 
-    keep_changes: timedelta = timedelta(days=90)
-    """How long changes are kept, as history and audit. Whole partitions of a million go, so it may be longer."""
-    keep_logs: timedelta = timedelta(days=30)
-    """How long what devices logged is kept."""
+    keep: Retention = field(default_factory=Retention)
+    """How long what is kept."""
 
     @classmethod
     def read(
@@ -59,4 +60,6 @@ class Settings:
             secrets=found,
             broker=broker or environment.get("FLEETWARD_BROKER", DEFAULT_BROKER),
             topics=Topics(environment.get("FLEETWARD_TOPIC_ROOT", DEFAULT_ROOT)),
+            replica=replica_number(environment),
+            keep=Retention.read(environment),
         )

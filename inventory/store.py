@@ -25,6 +25,7 @@ from inventory.filter import compile_filter, compile_order
 from inventory.kind import Kind
 from inventory.kinds import BY_NAME
 from inventory.listing import ListQuery, count_query, page_query
+from inventory.metrics import METER, RETRIES
 from inventory.resource import Resource, from_row, select_list, source
 from inventory.validate import Values
 from inventory.writer import RELABEL_BATCH, Lease, Writer
@@ -211,6 +212,7 @@ class Store:
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
                 if attempt == DEADLOCK_TRIES - 1:
                     raise
+                METER.count(RETRIES, "deadlock")
                 log.info("write goes again after a deadlock", extra={"attempt": attempt + 1})
                 await asyncio.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")

@@ -30,6 +30,43 @@ class ChangeIn(Model):
         table = "changes_in"
 
 
+class ProcessMetrics(Model):
+    """The numbers that a process published last (`inventory.telemetry`). The table is not logged: a crash of the database empties it."""
+
+    process = CharField(max_length=128, primary_key=True)
+    pid = fields.IntField()
+    samples: Any = fields.JSONField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "process_metrics"
+
+
+class LogGap(Model):
+    """Positions that the change log does not have and never will: given by an installation that was then restored from a backup. A reader
+    that stands after `after` and before `before` has seen what is no longer so."""
+
+    after = fields.BigIntField(primary_key=True, generated=False)
+    before = fields.BigIntField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "log_gaps"
+
+
+class Stray(Model):
+    """An item that a device reports and that nothing here asks for, as after a restore: it is to be removed from the device."""
+
+    id = CharField(max_length=64, primary_key=True)
+    host = CharField(max_length=64)
+    kind = CharField(max_length=32)
+    generation = fields.BigIntField()
+    at = DatetimeField()
+
+    class Meta:
+        table = "strays"
+
+
 class Cursor(Model):
     """How far a consumer of the change log has come."""
 
@@ -79,7 +116,8 @@ class DeviceLiveness(Model):
 
 class DeviceStream(Model):
     """Where a device's durable stream stands (epoch and the last committed seq), and its sessions. `retired`: the last sessions before
-    the current one, as [session, boot_id]; `retired_epochs`: the epochs before; `flaps`: how often a retired session has spoken."""
+    the current one, as [session, boot_id]; `retired_epochs`: the epochs before; `flaps`: how often a retired session has spoken;
+    `resync_at`: when the device is to be asked for everything, None where nothing is doubted."""
 
     host = CharField(max_length=64, primary_key=True)
     epoch = CharField(max_length=256, null=True)
@@ -92,6 +130,7 @@ class DeviceStream(Model):
     flaps = fields.IntField(default=0)
     boot_id = CharField(max_length=256, null=True)
     retired_epochs: Any = fields.JSONField(default=list)
+    resync_at = DatetimeField(null=True)
 
     class Meta:
         table = "device_stream"

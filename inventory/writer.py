@@ -163,6 +163,10 @@ class Writer:
         await self._refuse_used(kind, current)
         await self._remove(kind, current, actor)
 
+    async def existing(self, kind: Kind, ids: Iterable[str]) -> list[str]:
+        """Those of these ids that there are, in order, their rows locked."""
+        return [row["id"] for row in await self._read(kind, sorted(ids), lock=True)]
+
     async def relabel(self, hosts: Sequence[str], actor: Actor) -> list[str]:
         """Bring the effective labels of these hosts up to date; the ids of those whose labels changed."""
         kind = BY_NAME["host"]

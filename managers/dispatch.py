@@ -23,6 +23,7 @@ from inventory.authority import CommandSigner
 from inventory.dispatching import DueCommand
 from inventory.errors import Unavailable
 from inventory.kinds.command import COMMAND
+from inventory.metrics import ENDED, METER, SENT
 from inventory.store import Store
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,10 @@ class Dispatcher:
                 await self._wire.send(topic, payload)
             except NotConnected as error:
                 log.warning("a command could not be sent; it will be again", extra={"command": id, "error": str(error)})
+            else:
+                METER.count(SENT)
+        for _, state in batch.ends:
+            METER.count(ENDED, str(state))
         return len(batch.sends) + len(batch.waits) + len(batch.ends)
 
     async def _decide(self) -> _Batch:

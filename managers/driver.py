@@ -9,6 +9,7 @@ Source: design.md section 6; controller-runtime's controller for "outcome to que
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Protocol
 from inventory.actor import Actor
 from inventory.changes import Change
 from inventory.errors import LeaseLost, Unavailable
+from inventory.metrics import METER, OUTCOMES, RECONCILED, WAITED
 from inventory.store import Lease
 from inventory.work import Claimed, WorkQueue
 from managers.reconcile import AnyTrigger, Error, Failed, Outcome, Reconciler, Request
@@ -141,9 +143,13 @@ class Worker:
             log.error("a batch broke; its keys come again when their leases end", exc_info=error, extra={"kind": self.manager.queue})
 
     async def _process(self, claimed: Sequence[Claimed]) -> None:
+        began = time.monotonic()
+        for c in claimed:
+            METER.observe(WAITED, c.waited_s, self.manager.queue)
         try:
             outcomes = await self._reconcile(claimed)
             await self._settle([c for c in claimed if c.key in outcomes], outcomes)
+            METER.observe(RECONCILED, time.monotonic() - began, self.manager.queue, n=len(outcomes))
             await self._give_back([c for c in claimed if c.key not in outcomes], timedelta())
         except Unavailable as error:
             log.warning("keys are given back: a service is away", extra={"kind": self.manager.queue, "error": str(error)})
@@ -206,6 +212,7 @@ class Worker:
         if any(settled.due_at_once for settled in report.settled.values()):
             self._wake.set()
         for key, settled in report.settled.items():
+            METER.count(OUTCOMES, self.manager.queue, str(settled.fate))
             if settled.fate is Fate.HALTS and settled.entry is not None:
                 log.warning("halted", extra={"kind": self.manager.queue, "key": key, "error": settled.entry.last_error})
         self._engine.settled(report)

@@ -11,9 +11,10 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from broker.client import Session, SessionDown, SessionUp
 from broker.client import Settings as BrokerSettings
@@ -22,7 +23,10 @@ from inventory.applying import Configs
 from inventory.authority import CommandSigner
 from inventory.db import Database
 from inventory.errors import Unavailable
+from inventory.metrics import CONNECTED, CONNECTIONS, METER
+from inventory.replica import certificate_name
 from inventory.store import Store
+from inventory.telemetry import Publisher, process_name
 from inventory.work import WorkQueue
 from managers.dispatch import Dispatcher, Wire
 from managers.driver import Engine, Manager, Pump, Worker
@@ -69,10 +73,16 @@ def assemble(db: Database, store: Store, renderer: Renderer, wire: Wire, signer:
     return Running(workers, pumps[0], Feed(db, queue, registered, pumps[0].wake), dispatcher, registered)
 
 
+def _look(session: Session) -> None:
+    """Gauges, at the moment that they are published."""
+    METER.set(CONNECTED, session.connected_since is not None)
+    METER.set(CONNECTIONS, session.connections)
+
+
 @asynccontextmanager
-async def started(running: Running) -> AsyncIterator["asyncio.Task[None]"]:
-    """The loops run inside; the task ends only by an error that nobody expected."""
-    loops = (running.pump.run, running.feed.run, running.dispatcher.run, *(worker.run for worker in running.workers))
+async def started(running: Running, *more: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator["asyncio.Task[None]"]:
+    """The loops run inside, `more` among them; the task ends only by an error that nobody expected."""
+    loops = (running.pump.run, running.feed.run, running.dispatcher.run, *(worker.run for worker in running.workers), *more)
     tasks = [asyncio.create_task(loop()) for loop in loops]
     watch = asyncio.create_task(_first_to_end(tasks))
     try:
@@ -97,7 +107,7 @@ async def run(settings: Settings, ready: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     answer_signal(asyncio.get_running_loop())
     signer = CommandSigner(settings.secrets)
-    broker = BrokerSettings.from_url(settings.broker, SERVICE, settings.secrets, settings.topics)
+    broker = BrokerSettings.from_url(settings.broker, certificate_name(SERVICE, settings.replica), settings.secrets, settings.topics)
     db = await Database.open(settings.database, application=SERVICE, pool_size=settings.pool_size)
     renderer = Renderer()
     wakers: list[Callable[[], None]] = []
@@ -110,26 +120,25 @@ async def run(settings: Settings, ready: Callable[[], None]) -> None:
         async with Session(broker, on_session) as session:
             running = assemble(db, Store(db), renderer, session, signer, settings)
             wakers.append(running.dispatcher.wake)
-            await _serve(running, db, session, stop, ready, settings)
+            numbers = Publisher(db, process_name("managers", settings.replica), lambda: _look(session))
+            async with started(running, numbers.run) as watch:
+                await _serve(watch, db, session, stop, ready)
     finally:
         await renderer.close()
         await db.close()
 
 
-async def _serve(
-    running: Running, db: Database, session: Session, stop: asyncio.Event, ready: Callable[[], None], settings: Settings
-) -> None:
-    async with started(running) as watch:
-        ending = asyncio.create_task(stop.wait())
-        announcing = asyncio.create_task(_announce(db, session, ready))
-        try:
-            await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
-            if watch.done():
-                watch.result()
-            log.info("ending")
-        finally:
-            for task in (ending, announcing):
-                task.cancel()
+async def _serve(watch: "asyncio.Task[None]", db: Database, session: Session, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    ending = asyncio.create_task(stop.wait())
+    announcing = asyncio.create_task(_announce(db, session, ready))
+    try:
+        await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
+        if watch.done():
+            watch.result()
+        log.info("ending")
+    finally:
+        for task in (ending, announcing):
+            task.cancel()
 
 
 async def _announce(db: Database, session: Session, ready: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.topics import DEFAULT_ROOT, Topics
+from inventory.replica import replica_number
 
 DEFAULT_BROKER = "mqtts://localhost:8883"
 SERVICE = "svc-managers"
@@ -19,6 +20,8 @@ class Settings:
     secrets: Path
     broker: str = DEFAULT_BROKER
     topics: Topics = field(default_factory=Topics)
+    replica: int = 1
+    """Which of several managers processes this is: 2 connects with the certificate `svc-managers.2`."""
 
     pool_size: int = 10
     """Connections to the database: batches of six managers, dispatch, feed and scans, few of them at the same moment."""
@@ -34,4 +37,5 @@ class Settings:
             secrets=Path(environment.get("FLEETWARD_SECRETS", "secrets")),
             broker=environment.get("FLEETWARD_BROKER", DEFAULT_BROKER),
             topics=Topics(environment.get("FLEETWARD_TOPIC_ROOT", DEFAULT_ROOT)),
+            replica=replica_number(environment),
         )

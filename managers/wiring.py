@@ -79,7 +79,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
             reconciler=host_config.HostConfigReconciler(db, configs, renderer),
             interest=host_config.interest,
             status_of="host-config",
-            scans=(Scan("scan_host_configs", timedelta(minutes=1)),),
+            scans=(Scan("scan_host_configs", timedelta(minutes=1)), Scan("scan_strays", timedelta(minutes=1))),
         ),
         Manager(
             queue=notification.QUEUE,

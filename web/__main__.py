@@ -17,6 +17,7 @@ from broker.vitals import answer_signal
 from inventory import logs
 from inventory.db import Database
 from inventory.errors import Unavailable
+from inventory.replica import replica_number
 from web import serving
 from web.app import create_app
 from web.serving import Address
@@ -68,6 +69,7 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
         mqtt=_advertised(environment.get("FLEETWARD_MQTT_ADVERTISE", f"localhost:{DEFAULT_MQTT_PORT}")),
         topic_root=environment.get("FLEETWARD_TOPIC_ROOT", "fleet"),
         tls=options.tls,
+        replica=replica_number(environment),
     )
 
 

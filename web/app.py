@@ -21,6 +21,7 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
+from inventory.telemetry import Publisher, process_name
 from web import bodies, headers, operations, pages, problems, signin
 from web.api import enrollment, events, integrations, meta, resources
 from web.hub import Hub
@@ -75,7 +76,9 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
     authority = None if settings.secrets is None else Authority(settings.secrets)
     services = Services(settings, db, Store(db), hub, authority, session_key(settings.secrets))
-    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(_tidy(services.store), name="tidy")]
+    numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
+    loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run()}
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
     try:
         yield services
     finally:

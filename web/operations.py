@@ -8,19 +8,17 @@ Source: contract.md section 5.
 """
 
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from quart import Blueprint, Quart, Response, g, request
 
-from inventory import schema
+from inventory import metrics, schema, telemetry
 from inventory.access import Action
-from inventory.db import SQL, loads
 from inventory.errors import Unavailable
-from web import json, metrics
+from inventory.metrics import METER
+from web import json
 from web.identity import is_local, require
-from web.services import services
+from web.services import Services, services
 
 blueprint = Blueprint("operations", __name__)
 
@@ -45,23 +43,17 @@ async def _checks() -> dict[str, str]:
     here = services()
     try:
         behind = await schema.behind(here.db)
-        numbers = await _numbers()
+        if behind:
+            return {"database": "ok", "migrations": f"{behind} to do: run `fleetward migrate`"}
+        lag = (await telemetry.installation(here.db)).relay_lag_s
     except Unavailable as error:
         return {"database": error.detail}
-    lag = float(numbers["lag_s"] or 0.0)
     return {
         "database": "ok",
-        "migrations": f"{behind} to do: run `fleetward migrate`" if behind else "ok",
+        "migrations": "ok",
         "relay": "ok" if lag < here.settings.relay_lag_limit_s else f"a change has waited {lag:.0f} s: is the inventory service running?",
         "stream": "ok" if here.hub.following.is_set() else "the change log is not being followed",
     }
-
-
-async def _numbers() -> dict[str, Any]:
-    async with services().db.acquire() as connection:
-        row = await connection.fetchrow(SQL["inventory_gauges"], datetime.now(UTC))
-    assert row is not None, "a SELECT without FROM has one row"
-    return dict(row)
 
 
 @blueprint.get("/metrics")
@@ -69,27 +61,22 @@ async def scrape() -> Response:
     if not is_local():
         await require(Action.READ)
     here = services()
+    look(here)
+    here_now = telemetry.process_name("web", here.settings.replica)
     try:
-        gauges = _gauges(await _numbers())
+        own = (await telemetry.installation(here.db)).samples
+        others = await telemetry.processes(here.db)
     except Unavailable:
-        gauges = {}
-    gauges["fleetward_database_up"] = ("Whether the database answers.", {(): float(bool(gauges))})
-    gauges["fleetward_stream_followers"] = ("Open event streams.", {(): here.hub.followers})
-    gauges["fleetward_stream_cut"] = ("Streams cut since the start because they read too slowly.", {(): here.hub.cut})
-    return Response(metrics.render(here.metrics, gauges), content_type=metrics.CONTENT_TYPE)
+        own, others = {metrics.DATABASE_UP.name: [((), 0.0)]}, {}
+    own = {**own, **telemetry.certificates(here.settings.secrets, datetime.now(UTC))}
+    text = metrics.render(own, others | {here_now: METER.samples()})
+    return Response(text, content_type=metrics.CONTENT_TYPE)
 
 
-def _gauges(numbers: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[metrics.Labels, float]]]:
-    hosts: dict[str, int] = loads(numbers["hosts"]) or {}
-    return {
-        "fleetward_change_position": ("The last position of the change log.", {(): numbers["position"]}),
-        "fleetward_changes_waiting": ("Committed changes without a position yet.", {(): numbers["waiting"]}),
-        "fleetward_relay_lag_seconds": ("How long the oldest of them has waited.", {(): float(numbers["lag_s"] or 0.0)}),
-        "fleetward_work_due": ("Keys due for reconciling.", {(): numbers["work_due"]}),
-        "fleetward_work_halted": ("Keys halted until somebody steps in.", {(): numbers["work_halted"]}),
-        "fleetward_poison_messages": ("Device messages set aside.", {(): numbers["poison"]}),
-        "fleetward_hosts": ("Hosts by presence.", {(("presence", presence),): count for presence, count in sorted(hosts.items())}),
-    }
+def look(here: Services) -> None:
+    """Gauges, at the moment that they are shown or published."""
+    METER.set(metrics.FOLLOWERS, here.hub.followers)
+    METER.set(metrics.CUT, here.hub.cut)
 
 
 def count_requests(app: Quart) -> None:
@@ -102,7 +89,9 @@ def count_requests(app: Quart) -> None:
         route = request.url_rule.rule if request.url_rule is not None else "none"
         began: float | None = g.get("began")
         took = None if began is None else time.monotonic() - began
-        services().metrics.request(route, request.method, response.status_code, took)
+        METER.count(metrics.REQUESTS, route, request.method, str(response.status_code))
+        if took is not None:
+            METER.observe(metrics.REQUEST_SECONDS, took, route)
         return response
 
     app.before_request(begin)

@@ -10,7 +10,6 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.store import Store
 from web.hub import Hub
-from web.metrics import Metrics
 from web.settings import Settings
 from web.throttle import Throttle
 
@@ -29,7 +28,6 @@ class Services:
     """For enrollment; None where the process has no secrets directory."""
     key: bytes
     """The installation's session key, from which secrets that must be the same again are derived."""
-    metrics: Metrics = field(default_factory=Metrics)
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)

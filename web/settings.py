@@ -20,6 +20,8 @@ class Settings:
     mqtt: tuple[str, int] = ("localhost", 8883)
     topic_root: str = "fleet"
     tls: bool = False
+    replica: int = 1
+    """Which of several web processes on this machine this is, for its metrics."""
 
     pool_size: int = 10
     """Connections to the database. A request holds one for a few milliseconds; 2 cores keep no more busy."""

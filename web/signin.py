@@ -21,6 +21,7 @@ from inventory import accounts
 from inventory.access import Action
 from inventory.accounts import Account, Opened
 from inventory.errors import Forbidden, Invalid, Problem
+from inventory.metrics import METER, SIGN_INS_FAILED
 from web import json
 from web.bodies import read_object
 from web.identity import cookie_name, identify, remote_address, require
@@ -97,7 +98,7 @@ async def _checked(name: str, password: str) -> Account:
     account = await accounts.check_password(here.db, name, password)
     if account is None:
         here.throttle.told(address, name, time.monotonic())
-        here.metrics.sign_ins_failed += 1
+        METER.count(SIGN_INS_FAILED)
         log.warning("sign-in refused", extra={"user": name[:64], "address": address})
         raise Unauthenticated("the name or the password is wrong")
     here.throttle.succeeded(address, name)

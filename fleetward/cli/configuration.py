@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fleetward.cli.exits import CommandError, Exit
+from fleetward.settings import KEPT_NAMES
 
-KEYS = ("data_dir", "database", "broker", "secrets", "topic_root", "mqtt_advertise", "log", "server", "token", "ca")
+KEYS = (
+    *("data_dir", "database", "broker", "secrets", "topic_root", "mqtt_advertise", "replica", "log", "server", "token", "ca"),
+    *(f"keep_{name}" for name in KEPT_NAMES),
+)
 
 
 def config_file(environment: Mapping[str, str]) -> Path | None:

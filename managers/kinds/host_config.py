@@ -14,7 +14,7 @@ from typing import Any
 
 from broker.messages import CommandState, ErrorCode, Verb
 from inventory import applying
-from inventory.applying import CommandView, Config, Configs, Host, View
+from inventory.applying import CommandView, Config, Configs, Host, Stray, View
 from inventory.changes import Change
 from inventory.db import Database
 from inventory.ids import new_id
@@ -199,6 +199,7 @@ class _Known:
     views: Mapping[str, View]
     configs: Mapping[str, Config]
     hosts: Mapping[str, Host]
+    strays: Mapping[str, Stray]
 
 
 class HostConfigReconciler:
@@ -219,7 +220,9 @@ class HostConfigReconciler:
         for request in requests:
             view = known.views.get(request.key)
             outcomes[request.key] = (
-                Done() if view is None else self._outcome(request, view, steps[request.key], rendered.get(request.key), known)
+                _without_row(request, known.strays.get(request.key))
+                if view is None
+                else self._outcome(request, view, steps[request.key], rendered.get(request.key), known)
             )
         return outcomes
 
@@ -228,7 +231,8 @@ class HostConfigReconciler:
         async with self._db.acquire() as connection:
             views = await applying.views(connection, ids)
             hosts = await applying.read_hosts(connection, sorted({view.host for view in views.values()}))
-        return _Known(views, configs, hosts)
+            strays = await applying.strays(connection, [id for id in ids if id not in views])
+        return _Known(views, configs, hosts, strays)
 
     async def _render(self, known: _Known, ids: Sequence[str]) -> dict[str, Rendered]:
         jobs = [
@@ -270,6 +274,23 @@ class HostConfigReconciler:
             "on_change": config.on_change,
         }
         return _sent(request, view, step, args, RUN_S + _on_change_s(config.on_change))
+
+
+def _without_row(request: Request, stray: Stray | None) -> Done:
+    """Nobody asks for it. What a device has of it all the same, as after a restore, is removed there; its report ends that."""
+    if stray is None:
+        return Done()
+    command = {
+        "host": stray.host,
+        "verb": str(Verb.CONFIG_REMOVE),
+        "args": {"config": "", "files": []},
+        "resource": {"kind": KIND, "id": stray.id, "generation": stray.generation + 1},
+        "attempt": request.attempt,
+        "timeout_s": RUN_S + ON_CHANGE_S,
+        "not_after": stray.read_at + START_WITHIN,
+        "due_at": stray.read_at,
+    }
+    return Done((Make("command", command),))
 
 
 def _on_change_s(on_change: Any) -> int:

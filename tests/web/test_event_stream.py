@@ -160,7 +160,7 @@ async def test_many_clients_all_see_a_change(site: Site) -> None:
 
 def _followers(site: Site) -> int:
     with site.client() as client:
-        [line] = [line for line in client.get("/metrics").text.splitlines() if line.startswith("fleetward_stream_followers ")]
+        [line] = [line for line in client.get("/metrics").text.splitlines() if line.startswith("fleetward_stream_followers{")]
     return int(line.split()[1])
 
 
