@@ -199,7 +199,7 @@ UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::
     backoff = false, attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END,
     last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
 FROM due WHERE w.id = due.id
-RETURNING w.key, w.attempts, w.fence, greatest(0, extract(epoch FROM (SELECT now FROM clock) - due.due_at)) AS waited_s;
+RETURNING w.key, w.attempts, w.fence, greatest(0, extract(epoch FROM (SELECT now FROM clock) - due.due_at))::float8 AS waited_s;
 
 -- name: renew_work
 -- $1 manager, $2 keys, $3 fences, $4 for how long, $5 now, or NULL for this clock

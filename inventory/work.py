@@ -103,7 +103,7 @@ class WorkQueue:
         """Take due keys, those longest due first, and those whose lease ran out. Two replicas never get the same one."""
         async with self._db.acquire() as connection:
             rows = await connection.fetch(SQL["claim_work"], manager, limit, owner, lease, self._clock())
-        return [Claimed(row["key"], row["attempts"], row["fence"], float(row["waited_s"])) for row in rows]
+        return [Claimed(row["key"], row["attempts"], row["fence"], row["waited_s"]) for row in rows]
 
     async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta) -> None:
         """Keep keys for longer. One that has been taken over is left alone; its holder learns it from `hold`."""

@@ -33,6 +33,8 @@ TABLES = (
     "changes",
     "ingest_lease",
     "ingest_replica",
+    "log_gaps",
+    "strays",
 )
 
 

@@ -43,7 +43,7 @@ MANAGER_SETTINGS = ManagerSettings(database="postgresql://simulated", secrets=SE
 ROOT = SigningKey(b"r" * 32)
 MASTER = b"m" * 32
 PARTS = ("relay", "ingest", "heartbeats", "leases", "presence")
-"""Of the Inventory service: without the publisher, intents and housekeeping, which touch no device."""
+"""Of the Inventory service: without publisher, metrics, intents and housekeeping, which touch no device."""
 
 
 class Signer(CommandSigner):
@@ -141,7 +141,7 @@ class _Service(Service):
             mono=world.loop.time,
         )
         self.leases = Leases(self._db, TOPICS, session, process.name, SETTINGS.lease_s, self.ingest.forget)
-        self._publisher = SimpleNamespace(run=None)  # type: ignore[assignment]
+        self._publisher = self._telemetry = SimpleNamespace(run=None)  # type: ignore[assignment]
         self._told = Recently(TELL_S, limit=1000)
         self._numbers = {}
         self.subscribed = asyncio.Event()

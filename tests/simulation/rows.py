@@ -311,6 +311,12 @@ def _yes(m: Memory, *_: Any) -> Rows:
     return [{"pg_try_advisory_xact_lock": True}]
 
 
+def _drop_strays(m: Memory, ids: Sequence[str]) -> list[Row]:
+    for id in ids:
+        m["strays"].drop(id)
+    return []
+
+
 _FIXED: dict[str, Model] = {
     **_reads(),
     _read_hosts_text(): _read_hosts,
@@ -322,6 +328,10 @@ _FIXED: dict[str, Model] = {
     "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))": lambda m, text: [{"pg_advisory_xact_lock": None}],
     "SELECT position, hash FROM relay": lambda m: [{n: m["relay"].rows[1][n] for n in ("position", "hash")}],
     "SELECT position, floor FROM relay": lambda m: [{n: m["relay"].rows[1][n] for n in ("position", "floor")}],
+    "SELECT EXISTS (SELECT 1 FROM log_gaps WHERE after < $1 AND $1 < before)": lambda m, at: [
+        {"exists": any(gap["after"] < at < gap["before"] for gap in m["log_gaps"].rows.values())}
+    ],
+    "DELETE FROM strays WHERE id = ANY ($1::text[])": _drop_strays,
     "SELECT position FROM relay": lambda m: [{"position": m["relay"].rows[1]["position"]}],
     "UPDATE relay SET idle = true WHERE NOT idle": _relay_idles,
     "SELECT EXISTS (SELECT 1 FROM changes_in)": lambda m: [{"exists": bool(m["changes_in"].rows)}],

@@ -183,7 +183,8 @@ def claim_work(m: Memory, manager: str, limit: int, owner: str, lease: timedelta
         fresh = {"attempts": 0, "last_error": None} if row["again"] == 3 else {}
         after = row | {"lease_owner": owner, "lease_until": at + lease, "fence": fence, "again": 0, "backoff": False} | fresh
         m["work"].put((manager, row["key"]), after)
-        found.append(_pick(after, "key", "attempts", "fence"))
+        waited = max(0.0, (at - row["due_at"]).total_seconds())
+        found.append(_pick(after, "key", "attempts", "fence") | {"waited_s": waited})
     return found
 
 
@@ -257,7 +258,7 @@ def add_identity(
 
 @models("add_stream")
 def add_stream(m: Memory, host: str) -> Rows:
-    blank = dict.fromkeys(("epoch", "session", "session_since", "boot_id"))
+    blank = dict.fromkeys(("epoch", "session", "session_since", "boot_id", "resync_at"))
     numbers = {"seq": 0, "keepalive_s": 30, "heartbeat_s": 30, "flaps": 0}
     m["device_stream"].put(host, {"host": host, "retired": "[]", "retired_epochs": "[]", **numbers, **blank})
     return []
@@ -308,6 +309,25 @@ def _wants_a_look(m: Memory, row: Row) -> bool:
     command = m["command"].get(row["command"])
     queued = work is not None and (work["due_at"] is not None or work["halted"])
     return not queued and not (command is not None and command["state"] in ACTIVE)
+
+
+@models("stray_items")
+def stray_items(m: Memory, ids: Sequence[str]) -> Rows:
+    found = []
+    for row in m["strays"].of(ids):
+        host = m["host"].rows[row["host"]]
+        there = host["presence"] in LISTENING and host["current_state"] == "onboarded" and m["host_config"].get(row["id"]) is None
+        commands = [c for c in m["command"].rows.values() if member(c["resource"], "id") == row["id"]]
+        young = [c for c in commands if c["state"] in ACTIVE or c["created_at"] > m.now - timedelta(minutes=10)]
+        if there and not young:
+            found.append(_pick(row, "id", "host", "generation") | {"now": m.clock()})
+    return found
+
+
+@models("scan_strays")
+def scan_strays(m: Memory) -> Rows:
+    rows = (row for row in m["strays"].rows.values() if m["host"].rows[row["host"]]["presence"] in LISTENING)
+    return [{"key": row["id"]} for row in rows if m["work"].get(("host-config", row["id"])) is None]
 
 
 @models("scan_configs")
@@ -407,7 +427,28 @@ def device_keys(m: Memory, hosts: Sequence[str]) -> Rows:
 @models("lock_streams")
 def lock_streams(m: Memory, hosts: Sequence[str]) -> Rows:
     rows = (row for row in m["device_stream"].of(hosts) if _enrolled(m, row["host"]))
-    return [row | {"incarnation": m["device_identity"].rows[row["host"]]["incarnation"]} for row in rows]
+    return [
+        {n: v for n, v in row.items() if n != "resync_at"} | {"incarnation": m["device_identity"].rows[row["host"]]["incarnation"]}
+        for row in rows
+    ]
+
+
+@models("doubted_devices")
+def doubted_devices(m: Memory, limit: int, seconds: float) -> Rows:
+    due = [row for row in m["device_stream"].rows.values() if row["resync_at"] is not None and row["resync_at"] <= m.now]
+    there = [row for row in due if m["host"].rows[row["host"]]["presence"] in LISTENING]
+    asked = sorted(there, key=lambda row: row["resync_at"])[:limit]
+    for row in asked:
+        m["device_stream"].change(row["host"], resync_at=m.now + _seconds(seconds))
+    return [_pick(row, "host") for row in asked]
+
+
+@models("end_doubts")
+def end_doubts(m: Memory, hosts: Sequence[str]) -> Rows:
+    doubted = [row for row in m["device_stream"].of(hosts) if row["resync_at"] is not None]
+    for row in doubted:
+        m["device_stream"].change(row["host"], resync_at=None)
+    return [_pick(row, "host") for row in doubted]
 
 
 @models("advance_streams")
