@@ -435,11 +435,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """The text of a checkpoint. `generation` is that of the delegation in force: older ones are void."""
+    """The text of a checkpoint. `generation` is that of the delegation in force: older ones are void. `fence`: the highest number that a
+    command to this device has been signed with; an older server does not say."""
 
     nonce: str = member(_token)
     time: str = member(_time)
     generation: int = member(_whole(0))
+    fence: int = member(_whole(0), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -464,7 +466,7 @@ class ResourceRef:
 class Order:
     """What a device is to do. It runs only above the highest `fence` seen, starts before `not_after`, runs `timeout_s` at most.
 
-    `issued_at`: when it was signed this time. `created_at`: when the command was made; an older server does not say."""
+    `first_fence`: the number it was signed with when it was first sent; an older server does not say."""
 
     id: str = member(_token)
     device: str = member(_token)
@@ -476,7 +478,7 @@ class Order:
     issued_at: str = member(_time)
     not_after: str = member(_time)
     timeout_s: int = member(_whole(1, 86400))
-    created_at: str | None = member(_or_null(_time), default=None)
+    first_fence: int | None = member(_or_null(_whole(1)), default=None)
 
 
 UpMessage = Presence | Heartbeat | Facts | Status | Result | Log | Metrics

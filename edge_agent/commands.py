@@ -1,8 +1,8 @@
 """Commands: believed, journalled, run once, reported. Pure; called by `agent` alone.
 
 An order is journalled as *received*, then as *started* before its applier sees it, then as *done* with its result. One that was started
-when the process died runs again if its verb is idempotent, and is `unknown` otherwise; likewise one that was made before this
-journal began, because a lost one may have known it. It is the server's business to send an order again
+when the process died runs again if its verb is idempotent, and is `unknown` otherwise; likewise one that was first sent before
+this journal began, because a lost one may have known it. It is the server's business to send an order again
 when nothing came back, and to sign one again whose fence was overtaken: a stale order is only counted here.
 
 Source: design.md section 4 (Commands).
@@ -135,7 +135,7 @@ def _take_in(turn: Turn, order: Order) -> None:
     if known is not None:
         turn.keep(fence=max(order.fence, durable.fence))
         _report_known(turn, known)
-    elif order.fence <= durable.fence or (durable.floor is not None and trust.seconds(order.issued_at) < durable.floor):
+    elif order.fence <= durable.fence:
         turn.refuse("stale-command")
         turn.note(logging.INFO, "stale command dropped", command=order.id)
     else:
@@ -144,9 +144,9 @@ def _take_in(turn: Turn, order: Order) -> None:
 
 
 def _older_than_the_journal(turn: Turn, order: Order) -> bool:
-    """Whether a journal before this one may have seen the command under another signature, and may have run it."""
-    floor = turn.state.durable.floor
-    return floor is not None and order.created_at is not None and trust.seconds(order.created_at) < floor
+    """Whether a journal before this one may have seen the command under an earlier number, and may have run it."""
+    born = turn.state.durable.born
+    return born is not None and order.first_fence is not None and order.first_fence <= born
 
 
 def _admit(turn: Turn, entry: Entry, order: Order) -> None:

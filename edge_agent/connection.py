@@ -111,8 +111,9 @@ def checkpoint(turn: Turn, message: Checkpoint) -> None:
         return
     took = max(0.0, turn.now.mono - link.nonce_at)
     turn.keep(generation=max(durable.generation, generation, moment.generation))
-    if durable.fence == 0 and durable.floor is None:
-        turn.keep(floor=at - took)
+    if durable.born is None:
+        # With a fence it is an older agent's journal, which knows all that it has run.
+        turn.keep(born=0 if durable.fence else moment.fence, fence=max(durable.fence, moment.fence if not durable.fence else 0))
     turn.set(time=Trusted(at + took, turn.now.mono))
     turn.link(presence_at=None)
     commands.judge_held(turn)

@@ -235,7 +235,7 @@ def _numbers(durable: Durable) -> Iterator[_Record]:
         "dropped": box.dropped,
         "fence": durable.fence,
         "generation": durable.generation,
-        "floor": durable.floor,
+        "born": durable.born,
         "logs": durable.logs,
     }
     for key, value in values.items():
@@ -296,7 +296,7 @@ def _decode(rows: list[tuple[str, str, str]]) -> Durable:
         manifest={key: str(value) for key, value in spaces["manifest"].items()},
         fence=int(numbers["fence"]),
         generation=int(numbers["generation"]),
-        floor=numbers["floor"],
+        born=numbers.get("born"),
         logs=int(numbers["logs"]),
     )
 

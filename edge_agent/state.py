@@ -83,8 +83,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """`fence`: the highest seen. `generation`: the highest delegation seen. `floor`: orders issued before it (Unix
-    seconds) are stale; set by the first checkpoint of a journal, so that losing one lets nobody replay what it had seen."""
+    """`fence`: the highest seen. `generation`: the highest delegation seen. `born`: the highest that the server had given when this journal
+    began (its first checkpoint says); what was first sent up to there, a lost journal may have run. None before that."""
 
     outbox: Outbox
     commands: tuple[Entry, ...] = ()
@@ -92,7 +92,7 @@ class Durable:
     manifest: Mapping[str, str] = field(default_factory=dict)
     fence: int = 0
     generation: int = 0
-    floor: float | None = None
+    born: int | None = None
     logs: int = 0
 
 

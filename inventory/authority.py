@@ -92,9 +92,9 @@ class CommandSigner:
         """Over the exact UTF-8 bytes of `text`."""
         return Signed(_b64(self._key.sign(text.encode()).signature), self.key, self.delegation)
 
-    def checkpoint(self, nonce: str, now: datetime) -> tuple[str, Signed]:
-        """The text of a checkpoint, and its signature."""
-        text = encode_text(Moment(nonce=nonce, time=now_text(now), generation=self.generation))
+    def checkpoint(self, nonce: str, now: datetime, fence: int) -> tuple[str, Signed]:
+        """The text of a checkpoint, and its signature. `fence`: the highest number given to the device."""
+        text = encode_text(Moment(nonce=nonce, time=now_text(now), generation=self.generation, fence=fence))
         return text, self.sign(text)
 
 

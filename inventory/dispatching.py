@@ -15,7 +15,8 @@ from inventory.db import SQL, Connection, Tx, loads
 
 @dataclass(frozen=True, slots=True)
 class DueCommand:
-    """A command that wants attention, locked. `session`: the device's current one; `sent_session`: the one that it was sent to last."""
+    """A command that wants attention, locked. `session`: the device's current one; `sent_session`: the one that it was sent to last;
+    `first_fence`: what it was signed with first."""
 
     id: str
     host: str
@@ -26,7 +27,7 @@ class DueCommand:
     attempt: int
     timeout_s: int
     not_after: datetime
-    created_at: datetime
+    first_fence: int | None
     sends: int
     sent_session: str | None
     session: str | None
@@ -50,14 +51,23 @@ async def take_fences(tx: Tx, hosts: Sequence[str]) -> dict[str, list[int]]:
     return {row["host"]: list(range(row["fence"] - wanted[row["host"]] + 1, row["fence"] + 1)) for row in rows}
 
 
-async def note_sent(tx: Tx, sent: Sequence[tuple[DueCommand, datetime]], now: datetime) -> None:
-    """`sent`: commands, and when each is to be looked at again."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A command that was signed with `fence`, and when it is to be looked at again."""
+
+    command: DueCommand
+    due_at: datetime
+    fence: int
+
+
+async def note_sent(tx: Tx, sent: Sequence[Sent], now: datetime) -> None:
     if sent:
         await tx.raw.execute(
             SQL["commands_sent"],
-            [command.id for command, _ in sent],
-            [command.session for command, _ in sent],
-            [due for _, due in sent],
+            [one.command.id for one in sent],
+            [one.command.session for one in sent],
+            [one.due_at for one in sent],
+            [one.fence for one in sent],
             now,
         )
 

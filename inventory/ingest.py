@@ -279,7 +279,7 @@ class Ingest:
         for (host, epoch), verdict in batch.acks.items():
             await self._say(host, answer(batch.streams[host], epoch, verdict))
         for host, nonce in batch.nonces.items():
-            text, signed = self._signer.checkpoint(nonce, self._clock())
+            text, signed = self._signer.checkpoint(nonce, self._clock(), batch.streams[host].fence)
             await self._say(host, Checkpoint(signed=text, signature=signed.signature, key=signed.key, delegation=signed.delegation))
 
     async def _say(self, host: str, message: Message) -> None:
@@ -327,6 +327,7 @@ def _stream(row: Any) -> Stream:
         row["keepalive_s"],
         row["heartbeat_s"],
         row["flaps"],
+        row["fence"],
     )
 
 

@@ -389,7 +389,7 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 -- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it. One that
 -- was not taken yet is due within seconds, or was made so by a clock that has been put right since.
 -- $1 now, or NULL for this clock, $2 how many
-SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.created_at, c.sends,
+SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.first_fence, c.sends,
        c.sent_session, h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
        coalesce($1::timestamptz, clock_timestamp()) AS now
 FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
@@ -413,10 +413,10 @@ WITH locked AS (
 UPDATE device_identity d SET fence = d.fence + locked.n FROM locked WHERE d.host = locked.host RETURNING d.host, d.fence;
 
 -- name: commands_sent
--- Neither a change nor a version: only a command's making and end are. $1 ids, $2 session[], $3 due_at[], $4 now
-UPDATE command c SET state = CASE WHEN c.state = 'queued' THEN 'sent' ELSE c.state END, sent_at = $4, sends = c.sends + 1,
-    sent_session = t.session, due_at = t.due_at
-FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (id, session, due_at) WHERE c.id = t.id;
+-- Neither a change nor a version: only a command's making and end are. $1 ids, $2 session[], $3 due_at[], $4 fence[], $5 now
+UPDATE command c SET state = CASE WHEN c.state = 'queued' THEN 'sent' ELSE c.state END, sent_at = $5, sends = c.sends + 1,
+    sent_session = t.session, due_at = t.due_at, first_fence = coalesce(c.first_fence, t.fence)
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[]) AS t (id, session, due_at, fence) WHERE c.id = t.id;
 
 -- name: commands_wait
 -- $1 ids, $2 due_at[]
@@ -431,7 +431,7 @@ SELECT host, incarnation FROM device_identity WHERE host = ANY ($1::text[]) AND 
 -- name: lock_streams
 -- Where devices stand, locked in one order for everybody until the commit. $1 hosts
 SELECT s.host, s.epoch, s.seq, s.session, s.session_since, s.boot_id, s.retired, s.retired_epochs, s.keepalive_s, s.heartbeat_s, s.flaps,
-       i.incarnation
+       i.incarnation, i.fence
 FROM device_stream s JOIN device_identity i ON i.host = s.host AND i.revoked_at IS NULL
 WHERE s.host = ANY ($1::text[])
 ORDER BY s.host

@@ -27,7 +27,8 @@ TURNS = 3
 
 @dataclass(slots=True)
 class Stream:
-    """One row of `device_stream` under its lock, being changed. `retired` holds [session, boot_id], the newest last."""
+    """One row of `device_stream` under its lock, being changed. `retired` holds [session, boot_id], the newest last. `fence`: the highest
+    number that a command to the device has been signed with."""
 
     host: str
     epoch: str | None = None
@@ -40,6 +41,7 @@ class Stream:
     keepalive_s: int = 30
     heartbeat_s: int = 30
     flaps: int = 0
+    fence: int = 0
 
 
 class Verdict(Enum):

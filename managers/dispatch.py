@@ -20,7 +20,7 @@ from broker.topics import DeviceTopic, Topics
 from inventory import dispatching
 from inventory.actor import Actor
 from inventory.authority import CommandSigner
-from inventory.dispatching import DueCommand
+from inventory.dispatching import DueCommand, Sent
 from inventory.errors import Unavailable
 from inventory.kinds.command import COMMAND
 from inventory.metrics import ENDED, METER, SENT
@@ -179,8 +179,7 @@ class Dispatcher:
             now = due[0].now
             self._sort(batch, due, now)
             fences = await dispatching.take_fences(w.tx, [command.host for command, _ in batch.sends]) if batch.sends else {}
-            self._sign(batch, fences, now)
-            await dispatching.note_sent(w.tx, batch.sends, now)
+            await dispatching.note_sent(w.tx, self._sign(batch, fences, now), now)
             await dispatching.note_waiting(w.tx, batch.waits)
             for command, state in batch.ends:
                 await w.write(COMMAND, command.id, {"state": state, "finished_at": now, "due_at": None}, ACTOR)
@@ -198,22 +197,22 @@ class Dispatcher:
                 case End(state):
                     batch.ends.append((command, state))
 
-    def _sign(self, batch: _Batch, fences: dict[str, list[int]], now: datetime) -> None:
+    def _sign(self, batch: _Batch, fences: dict[str, list[int]], now: datetime) -> list[Sent]:
         """What can't be put into a message will never be: it is rejected here. A device that has just gone has no fence; its row goes."""
-        kept = []
+        signed = []
         for command, due_at in batch.sends:
             try:
                 fence = fences[command.host].pop(0)
                 batch.outgoing.append(
                     (command.id, self._topics.build(DeviceTopic(command.host, Command.suffix)), self._payload(command, fence, now))
                 )
-                kept.append((command, due_at))
+                signed.append(Sent(command, due_at, fence))
             except KeyError:
                 batch.ends.append((command, CommandState.CANCELLED))
             except ContractError as error:
                 log.error("a command can't be sent", extra={"command": command.id, "device": command.host, "error": str(error)})
                 batch.ends.append((command, CommandState.REJECTED))
-        batch.sends = kept
+        return signed
 
     def _payload(self, command: DueCommand, fence: int, now: datetime) -> bytes:
         order = Order(
@@ -227,7 +226,7 @@ class Dispatcher:
             issued_at=now_text(now),
             not_after=now_text(command.not_after),
             timeout_s=command.timeout_s,
-            created_at=now_text(command.created_at),
+            first_fence=command.first_fence or fence,
         )
         text = encode_text(order)
         signed = self._signer.sign(text)

@@ -29,6 +29,7 @@ class CommandRow(ResourceRow):
     due_at = fields.DatetimeField(null=True)
     sent_session = fields.CharField(max_length=256, null=True)
     sends = fields.IntField(default=0)
+    first_fence = fields.BigIntField(null=True)
 
     class Meta:
         table = "command"
@@ -72,6 +73,7 @@ COMMAND = Kind(
         _field("finished_at", Time, Scalar.TIME, "When it ended."),
         _field("due_at", Time, Scalar.TIME, "When it is sent again, or ended.", restless=True, hidden=True),
         _field("sent_session", str, Scalar.TEXT, "The device's session it was sent to.", restless=True, hidden=True),
+        _field("first_fence", int, Scalar.INTEGER, "The number it was signed with first.", restless=True, hidden=True),
         _field("sends", int, Scalar.INTEGER, "How often it was sent.", restless=True),
     ),
     columns=("host", "verb", "state", "attempt", "created_at"),

@@ -83,8 +83,8 @@ class Authority:
     def key_id(self) -> str:
         return hashlib.sha256(bytes(self.key.verify_key)).hexdigest()[:16]
 
-    def checkpoint(self, nonce: str, at: float, generation: int | None = None) -> bytes:
-        moment = Moment(nonce=nonce, time=text(at), generation=self.generation if generation is None else generation)
+    def checkpoint(self, nonce: str, at: float, generation: int | None = None, fence: int = 0) -> bytes:
+        moment = Moment(nonce=nonce, time=text(at), generation=self.generation if generation is None else generation, fence=fence)
         signed = encode_text(moment)
         message = Checkpoint(signed=signed, signature=_sign(self.key, signed), key=self.key_id, delegation=self.delegation())
         return self.sealed(message, at)

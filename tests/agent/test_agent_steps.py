@@ -52,7 +52,7 @@ from edge_agent.signals import (
     Tick,
 )
 from edge_agent.state import VERBS, Lane, Rule, State, fresh
-from tests.agent.rig import START, Authority, text
+from tests.agent.rig import START, Authority
 
 ITEM = Item(kind="host-config", id="hcfg-1", generation=1, state="present", digest="sha256:00")
 
@@ -76,11 +76,11 @@ class Bench:
         self.mono += seconds
         return self.put(Tick())
 
-    def online(self, trusted: bool = True) -> list[Effect]:
-        """Boot, connect, and (unless told otherwise) get a checkpoint."""
+    def online(self, trusted: bool = True, fence: int = 0) -> list[Effect]:
+        """Boot, connect, and (unless told otherwise) get a checkpoint, which says how far the server has numbered."""
         connect = only(Connect, self.put(Booted()))
         effects = self.put(Connected(connect.session))
-        return effects + (self.checkpoint() if trusted else [])
+        return effects + (self.checkpoint(fence) if trusted else [])
 
     def looked(self) -> "Bench":
         """The device has been looked at, and nothing was there; what the new journal owes is sent and acknowledged."""
@@ -88,8 +88,8 @@ class Bench:
         self.ack(self.state.durable.outbox.next_seq - 1)
         return self
 
-    def checkpoint(self) -> list[Effect]:
-        return self.down("down/checkpoint", self.authority.checkpoint(self.state.link.nonce, self.now))
+    def checkpoint(self, fence: int = 0) -> list[Effect]:
+        return self.down("down/checkpoint", self.authority.checkpoint(self.state.link.nonce, self.now, fence=fence))
 
     @property
     def now(self) -> float:
@@ -566,31 +566,33 @@ def test_a_command_below_the_fence_is_stale_and_no_failure() -> None:
 
 
 def test_a_lost_journal_lets_nobody_replay_what_it_had_seen() -> None:
-    """An order issued before the new journal's first checkpoint is stale, whatever its fence."""
+    """The first checkpoint of a journal says how far the server has numbered: an order up to there is stale, whenever it was signed."""
     bench = Bench()
-    bench.online()
-    old = bench.authority.command(bench.authority.order("cmd-old", 99, at=bench.now - 60), bench.now)
+    bench.online(fence=99)
+    old = bench.authority.command(bench.authority.order("cmd-old", 99, at=bench.now), bench.now)
     assert not [e for e in bench.down("down/command", old) if isinstance(e, Run)]
     assert bench.state.refused == {"stale-command": 1}
+    assert only(Run, bench.command("cmd-new", 100)).command == "cmd-new"
 
 
-@pytest.mark.parametrize(("verb", "runs"), [("config.apply", True), ("burn.fuse", False)])
-def test_a_command_that_a_lost_journal_may_have_run(verb: str, runs: bool) -> None:
-    """Made before this journal began and signed anew since: an idempotent verb runs, any other is unknown and never runs."""
-    authority = Authority()
-    bench = Bench(authority, verbs={**VERBS, "burn.fuse": Rule(Lane.WORKER, idempotent=False)})
-    bench.online()
-    order = authority.order("cmd-1", 7, verb, at=bench.now + 1, created_at=text(bench.now - 60))
-    effects = bench.down("down/command", authority.command(order, bench.now + 1))
+def test_later_checkpoints_make_nothing_stale() -> None:
+    """What is on its way to a journal that stands is not dropped: only the first one of a journal counts."""
+    bench = Bench()
+    bench.online(fence=5)
+    bench.command("cmd-6", 6)
+    bench = bench.restarted()
+    bench.online(fence=9)
+    assert (bench.state.durable.fence, bench.state.durable.born) == (6, 5)
+
+
+@pytest.mark.parametrize(("verb", "first", "runs"), [("config.apply", 3, True), ("burn.fuse", 3, False), ("burn.fuse", 4, True)])
+def test_a_command_that_a_lost_journal_may_have_run(verb: str, first: int, runs: bool) -> None:
+    """First sent before this journal began, and signed anew since: an idempotent verb runs, any other is unknown and never runs."""
+    bench = Bench(verbs={**VERBS, "burn.fuse": Rule(Lane.WORKER, idempotent=False)})
+    bench.online(fence=3)
+    effects = bench.command("cmd-1", 7, verb=verb, first_fence=first)
     assert len([e for e in effects if isinstance(e, Run)]) == runs
     assert [r.state for r in bench.results(effects) if r.state.final] == ([] if runs else ["unknown"])
-
-
-def test_a_command_that_this_journal_alone_can_have_seen_runs() -> None:
-    """Made after the journal began: not idempotent, and it runs."""
-    bench = Bench(verbs={"burn.fuse": Rule(Lane.WORKER, idempotent=False)})
-    bench.online()
-    assert only(Run, bench.command("cmd-1", 1, verb="burn.fuse", created_at=text(bench.now))).command == "cmd-1"
 
 
 def test_appliers_get_one_command_at_a_time_in_order() -> None:

@@ -49,7 +49,7 @@ DATA = {"model": "AMD EPYC", "cores": 4, "features": ["aes", "µ-op"], "max_mhz"
 ORDER = replace(
     AUTHORITY.order("cmd-01kb2v8m2c6x1s9q4k7w0t5b8n", 4711, at=START),
     args={"config": "motd", "digest": "sha256:00", "files": [], "on_change": None},
-    created_at=text(START),
+    first_fence=4709,
 )
 
 
@@ -108,7 +108,7 @@ SAMPLES: dict[str, Message] = {
     "up/metrics": Metrics(samples=(("load.1m", 1795370000000, 0.25), ("disk.used:/", 1795370000000, 1e9))),
     "down/ack": Ack(epoch=EPOCH, seq=17),
     "down/resync": Resync(sections=("cpu", "storage"), items=True, reason="the hash differs"),
-    "down/checkpoint": _signed(AUTHORITY.checkpoint("01kb2v8m2c000000000000000b", START), "down/checkpoint"),
+    "down/checkpoint": _signed(AUTHORITY.checkpoint("01kb2v8m2c000000000000000b", START, fence=4708), "down/checkpoint"),
     "down/command": _signed(AUTHORITY.command(ORDER, START), "down/command"),
 }
 

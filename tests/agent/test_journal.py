@@ -41,7 +41,7 @@ def full() -> Durable:
         manifest={"cpu": "sha256:1", "memory": "sha256:2"},
         fence=6,
         generation=2,
-        floor=1795370000.25,
+        born=17,
         logs=7,
     )
 

@@ -217,8 +217,8 @@ def test_a_command_verifies_from_the_root_down(made: Authority) -> None:
 
 def test_a_checkpoint_tells_nonce_time_and_generation(made: Authority) -> None:
     """What a device takes its trusted time from."""
-    text, _ = CommandSigner(made.directory).checkpoint("n-1", NOW)
-    assert decode_text(Moment, text) == Moment(nonce="n-1", time="2026-11-22T18:00:00.000Z", generation=1)
+    text, _ = CommandSigner(made.directory).checkpoint("n-1", NOW, 7)
+    assert decode_text(Moment, text) == Moment(nonce="n-1", time="2026-11-22T18:00:00.000Z", generation=1, fence=7)
 
 
 def _rsa_csr() -> str:

@@ -32,7 +32,7 @@ DUE = DueCommand(
     attempt=1,
     timeout_s=60,
     not_after=NOT_AFTER,
-    created_at=NOW,
+    first_fence=None,
     sends=0,
     sent_session=None,
     session="s1",
@@ -120,7 +120,7 @@ async def test_the_same_command_is_sent_until_it_is_taken(post: Post) -> None:
     assert await post.dispatcher.step() == 1
     assert await post.after(9) == 0
     assert await post.after(1) == 1
-    assert [(order.id, order.fence) for order in post.fleet.wire.orders] == [(id, 1), (id, 2)]
+    assert [(order.id, order.fence, order.first_fence) for order in post.fleet.wire.orders] == [(id, 1, 1), (id, 2, 1)]
     found = await post.get(id)
     assert (found["state"], found["sends"], found["version"]) == ("sent", 2, before)
     await post.row("UPDATE command SET state = 'accepted' WHERE id = $1", id)

@@ -1,0 +1,9 @@
+"""The number that a command was signed with first: what tells a device whether a journal that it has lost may have seen the command."""
+
+from tortoise import fields, migrations
+from tortoise.migrations import operations as ops
+
+
+class Migration(migrations.Migration):
+    dependencies = [("inventory", "0005_unread")]
+    operations = [ops.AddField("CommandRow", "first_fence", fields.BigIntField(null=True))]
