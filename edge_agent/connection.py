@@ -11,7 +11,8 @@ from edge_agent.signals import Connect, Disconnect
 from edge_agent.state import Link, Resend, Trusted, Turn
 
 DIAL_FIRST_S = 5.0
-DIAL_MAX_S = 60.0
+DIAL_MAX_S = 15.0
+"""Once the way is open again, all is to be as it should within 30 s, however long it was shut."""
 DIAL_LIMIT_S = 45.0
 """A session that isn't confirmed by then is closed and tried again."""
 STEADY_S = 60.0

@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -40,12 +41,12 @@ from edge_agent.signals import (
     Stopping,
     Tick,
 )
-from edge_agent.state import Durable, Profile, State, fresh
+from edge_agent.state import VERBS, Durable, Profile, Rule, State, fresh
 
 log = logging.getLogger(__name__)
 
-MEND_S = 30.0
-"""How often a journal that can't be written is tried again."""
+MEND_S = 5.0
+"""How often a journal that can't be written is tried again: it costs a write, and until then nothing is run."""
 GOODBYE_S = 3.0
 """How long the last message may take."""
 
@@ -55,10 +56,15 @@ class AlreadyRunning(Exception):
 
 
 class Runtime:
-    """An agent on this machine. `eyes`: what it discovers with."""
+    """An agent on this machine. `eyes`: what it discovers with; `appliers` and `verbs`: what it can do, and how each is run."""
 
     def __init__(
-        self, identity: Identity, settings: Settings, eyes: Eyes | None = None, appliers: tuple[Applier, ...] | None = None
+        self,
+        identity: Identity,
+        settings: Settings,
+        eyes: Eyes | None = None,
+        appliers: tuple[Applier, ...] | None = None,
+        verbs: Mapping[str, Rule] = VERBS,
     ) -> None:
         """Raises AlreadyRunning, OSError."""
         self._identity = identity
@@ -69,7 +75,7 @@ class Runtime:
         self._saved: Durable | None = None
         self._mend_at = 0.0
         self._session: Session | None = None
-        self._me = profile(identity, settings)
+        self._me = profile(identity, settings, verbs)
         hands = registry.appliers(identity.state_dir, settings) if appliers is None else appliers
         self._executor = Executor(hands, self._inputs.put)
         self._lookout = Lookout(eyes or Device(), hands, settings, self._inputs.put)
@@ -192,7 +198,7 @@ class Runtime:
                     log.log(level, message, extra={"device": self._me.device, **fields})
 
 
-def profile(identity: Identity, settings: Settings) -> Profile:
+def profile(identity: Identity, settings: Settings, verbs: Mapping[str, Rule] = VERBS) -> Profile:
     return Profile(
         device=identity.device,
         topics=identity.topics,
@@ -202,6 +208,7 @@ def profile(identity: Identity, settings: Settings) -> Profile:
         agent_version=VERSION,
         keepalive_s=settings.keepalive_s,
         heartbeat_s=settings.heartbeat_s,
+        verbs=verbs,
     )
 
 
