@@ -340,7 +340,10 @@ class Checks:
 
 
 _UNTOLD = frozenset(
-    ("version", "updated_at", "args", "command", "due_at", "sent_at", "sent_session", "sends", "accepted_at", "started_at", "told_halted")
+    (
+        *("version", "updated_at", "args", "command", "due_at", "sent_at", "sent_session", "sends", "first_fence"),
+        *("accepted_at", "started_at", "told_halted"),
+    )
 )
 """Columns of which no change tells."""
 

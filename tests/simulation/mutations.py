@@ -36,8 +36,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "stale-fence-runs",
         "edge_agent/commands.py",
-        "elif order.fence <= durable.fence or (durable.floor",
-        "elif order.fence < 0 or (durable.floor",
+        "elif order.fence <= durable.fence:",
+        "elif order.fence < 0:",
         "The device takes an order below the highest fence that it has seen, as from a manager that has lost its key.",
     ),
     Mutation(

@@ -372,7 +372,7 @@ def _is_due(row: Row, at: datetime) -> bool:
 
 
 def _due_command(m: Memory, row: Row, at: datetime) -> Row:
-    order = _pick(row, "id", "host", "verb", "args", "resource", "state", "attempt", "timeout_s", "not_after", "created_at")
+    order = _pick(row, "id", "host", "verb", "args", "resource", "state", "attempt", "timeout_s", "not_after", "first_fence")
     host, stream = m["host"].rows[row["host"]], m["device_stream"].get(row["host"])
     beside = {"presence": host["presence"], "host_state": host["current_state"], "session": stream["session"] if stream else None}
     return order | _pick(row, "sends", "sent_session") | beside | {"enrolled": _enrolled(m, row["host"]), "now": at}
@@ -400,11 +400,14 @@ def take_fences(m: Memory, hosts: Sequence[str], counts: Sequence[int]) -> Rows:
 
 
 @models("commands_sent")
-def commands_sent(m: Memory, ids: Sequence[str], sessions: Sequence[str], dues: Sequence[datetime], now: datetime) -> Rows:
-    for id, session, due_at in zip(ids, sessions, dues, strict=True):
+def commands_sent(
+    m: Memory, ids: Sequence[str], sessions: Sequence[str], dues: Sequence[datetime], fences: Sequence[int], now: datetime
+) -> Rows:
+    for id, session, due_at, fence in zip(ids, sessions, dues, fences, strict=True):
         if (row := m["command"].get(id)) is not None:
             state = "sent" if row["state"] == "queued" else row["state"]
-            m["command"].change(id, state=state, sent_at=now, sends=row["sends"] + 1, sent_session=session, due_at=due_at)
+            sent = {"sent_at": now, "sends": row["sends"] + 1, "sent_session": session, "first_fence": row["first_fence"] or fence}
+            m["command"].change(id, state=state, due_at=due_at, **sent)
     return []
 
 
@@ -428,7 +431,7 @@ def device_keys(m: Memory, hosts: Sequence[str]) -> Rows:
 def lock_streams(m: Memory, hosts: Sequence[str]) -> Rows:
     rows = (row for row in m["device_stream"].of(hosts) if _enrolled(m, row["host"]))
     return [
-        {n: v for n, v in row.items() if n != "resync_at"} | {"incarnation": m["device_identity"].rows[row["host"]]["incarnation"]}
+        {n: v for n, v in row.items() if n != "resync_at"} | _pick(m["device_identity"].rows[row["host"]], "incarnation", "fence")
         for row in rows
     ]
 

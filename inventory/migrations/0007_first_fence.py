@@ -5,5 +5,5 @@ from tortoise.migrations import operations as ops
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inventory", "0005_unread")]
+    dependencies = [("inventory", "0006_operations")]
     operations = [ops.AddField("CommandRow", "first_fence", fields.BigIntField(null=True))]
