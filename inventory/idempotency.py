@@ -31,13 +31,24 @@ class Claim:
     digest: str
     at: datetime
     until: datetime
+    pointer: str
 
     @classmethod
-    def of(cls, actor: Actor, key: str, request: str, body: Any, at: datetime, valid_until: datetime | None = None) -> "Claim":
+    def of(
+        cls,
+        actor: Actor,
+        key: str,
+        request: str,
+        body: Any,
+        at: datetime,
+        valid_until: datetime | None = None,
+        pointer: str = "Idempotency-Key",
+    ) -> "Claim":
         """request: what was asked besides the body (method and path). One actor's keys are nothing to another's. valid_until: how long the
-        request itself may be repeated by whoever holds it, such as a signed intent; the answer is kept for as long."""
+        request itself may be repeated by whoever holds it, such as a signed intent; the answer is kept for as long. pointer: where the key
+        stood, for errors."""
         bound = hashlib.sha256("\0".join((actor.type, actor.name, key)).encode()).hexdigest()
-        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at, max(at + KEPT, valid_until or at))
+        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at, max(at + KEPT, valid_until or at), pointer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,8 @@ async def _kept(tx: Tx, claim: Claim) -> Answer:
     row = await tx.raw.fetchrow("SELECT digest, status, body, created_at FROM idempotency WHERE key = $1", claim.key)
     assert row is not None, "the key was there a statement ago, and rows are deleted a day after they have run out"
     if row["digest"] != claim.digest:
-        words = "was used for another request; take a new key"
-        raise Invalid(f"Idempotency-Key: {words}", errors=(Problem("Idempotency-Key", words),))
+        words = "was used for another request; take a new one"
+        raise Invalid(f"{claim.pointer.lstrip('/')}: {words}", errors=(Problem(claim.pointer, words),))
     return Answer(row["status"], loads(loads(row["body"])), row["created_at"])
 
 

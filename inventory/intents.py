@@ -30,6 +30,7 @@ from inventory.db import dumps
 from inventory.errors import BadRequest, Conflict, Forbidden, Invalid, InventoryError, NotFound, Problem
 from inventory.idempotency import Claim, once
 from inventory.integrations import Integration
+from inventory.keepable import unkeepable
 from inventory.kinds import BY_NAME
 from inventory.metrics import INTENTS, METER
 from inventory.resource import time_text
@@ -56,6 +57,13 @@ class Intent:
     not_after: datetime
 
 
+class Broken(InventoryError):
+    """A failure that nobody foresaw."""
+
+    status = 500
+    title = "Internal Server Error"
+
+
 class Intents:
     """Does intents, one at a time and in the order they come. `publish` sends a reply."""
 
@@ -76,6 +84,10 @@ class Intents:
                 raise
             log.warning("intent refused", extra={"integration": topic.integration, "key": topic.id, "error": str(error)})
             body = problem(error)
+        except Exception:
+            # One intent that nobody foresaw must not keep those of everybody else from being read.
+            log.exception("an intent failed", extra={"integration": topic.integration, "key": topic.id})
+            body = problem(Broken("something went wrong here; the log of the Inventory service says what"))
         METER.count(INTENTS, str(body["status"]))
         if correlation is not None:
             reply = {"v": 1, "sent_at": time_text(self._store.clock()), **body}
@@ -88,7 +100,8 @@ class Intents:
         if kind is None:
             raise NotFound(f"there is no kind {topic.kind!r}")
         actor = Actor.integration(who.name)
-        claim = Claim.of(actor, intent.correlation, f"intent {topic.kind} {topic.id}", intent.patch, now, intent.not_after)
+        request = f"intent {topic.kind} {topic.id}"
+        claim = Claim.of(actor, intent.correlation, request, intent.patch, now, intent.not_after, pointer="/correlation")
 
         async def patch(w: Writer) -> tuple[int, Any]:
             id = await w.patch(kind, topic.id, intent.patch, actor, None)
@@ -197,6 +210,8 @@ def _patch(body: Json) -> Json:
     value = body.get("patch")
     if not isinstance(value, dict):
         raise _invalid("patch", "must be an object (RFC 7396)")
+    if problems := unkeepable(value):
+        raise Invalid("; ".join(f"{each.pointer}: {each.detail}" for each in problems), errors=problems)
     return value
 
 

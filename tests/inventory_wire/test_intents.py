@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -122,7 +123,8 @@ async def test_the_same_correlation_is_done_once(desk: Desk) -> None:
     await desk.store.patch("region", "north", {"title": "Since then"}, Actor.user("admin", "admin"))
     await desk.intents.handle(IntentTopic("by-signed", "region", "north"), payload)
     assert await desk.title() == "Since then"
-    assert (await desk.signed(intent(title="Another")))["status"] == 422
+    again = await desk.signed(intent(title="Another"))
+    assert (again["status"], again["errors"][0]["pointer"]) == (422, "/correlation")
     assert (await desk.store.get("region", "north"))["version"] > before
 
 
@@ -167,6 +169,10 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], int]] = [
     ({}, {"version": 5}, 403),
     ({}, {"title": 5}, 422),
     ({}, {"title": "\0"}, 422),
+    ({}, {"title": "\ud800"}, 422),
+    ({}, {"labels": {"\udfff": "x"}}, 422),
+    ({}, {"labels": {"a": 10**30}}, 422),
+    ({}, {"labels": functools.reduce(lambda inner, _: {"a": inner}, range(300), {})}, 422),
     ({}, {"name": "Not A Name"}, 422),
 ]
 
@@ -177,6 +183,19 @@ async def test_what_the_store_refuses_comes_back_as_a_problem(desk: Desk) -> Non
         reply = await desk.signed(intent(**patch), **where)
         assert reply["status"] == status, patch
         assert set(reply) == {"v", "sent_at", "type", "title", "status", "detail", "errors"}
+
+
+async def test_a_failure_that_nobody_foresaw_is_told_and_stops_nobody_else(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 without its innards; the next intent is done, and the same one again later."""
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("innards")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.store, "atomically", broken)
+        reply = await desk.signed(intent())
+    assert (reply["status"], reply["errors"]) == (500, []) and "innards" not in json.dumps(reply)
+    assert (await desk.signed(intent()))["status"] == 200
 
 
 def _swapped(key: ec.EllipticCurvePrivateKey) -> bytes:
