@@ -61,6 +61,8 @@ class Opener:
         self._asked = Recently(ASK_AGAIN_S)
         self._told = Recently(TELL_AGAIN_S)
         self.refused = Refused()
+        self.forged: set[str] = set()
+        """Devices in whose name a bad MAC came, and that it is time to tell people of. Who tells takes them out."""
 
     async def open(self, inbound: Sequence[Inbound]) -> list[Inbound]:
         """Those that are by somebody: each with its message, or with its problem."""
@@ -72,7 +74,8 @@ class Opener:
                 if not self._open_one(m):
                     self.refused.bad_mac += 1
                     METER.count(REFUSED, "bad_mac")
-                    self._tell(m, "bad MAC")
+                    if self._tell(m, "bad MAC"):
+                        self.forged.add(m.device)
         return [m for m in inbound if m.message is not None or m.problem]
 
     def key(self, device: str) -> bytes | None:
@@ -122,9 +125,12 @@ class Opener:
         for row in rows:
             self._keys[row["host"]] = (row["incarnation"], self._authority.channel_key(row["host"], row["incarnation"]))
 
-    def _tell(self, m: Inbound, reason: str) -> None:
-        if self._told.first((m.device, reason), self._mono()):
-            log.warning("message refused", extra={"device": m.device, "suffix": m.suffix, "reason": reason})
+    def _tell(self, m: Inbound, reason: str) -> bool:
+        """Whether it was time to."""
+        if not self._told.first((m.device, reason), self._mono()):
+            return False
+        log.warning("message refused", extra={"device": m.device, "suffix": m.suffix, "reason": reason})
+        return True
 
 
 def _check(message: Message) -> None:

@@ -58,6 +58,11 @@ DEADLOCK_TRIES = 5
 
 CLONED = "Two machines take turns under this identity, as after cloning a disk: delete the agent's state on one of them and enroll it anew."
 
+FORGED = (
+    "A message in this device's name had a bad MAC and was dropped: somebody else wrote it, or changed it on its way. If the device "
+    "itself is not heard, its state is older than its last enrollment: enroll it anew."
+)
+
 
 class _StaleKeys(Exception):
     """Devices have enrolled anew since their messages were opened: these have to be opened again."""
@@ -119,13 +124,15 @@ class Ingest:
                     self.oldest = None
 
     async def flush(self) -> None:
-        """Write the heartbeats that came since the last time, in one statement; ask devices for sections that are missing."""
+        """Write the heartbeats that came since the last time, in one statement; tell people of forgeries; ask devices for sections that are
+        missing."""
         async with self._turn:
             beats, self._beats = self._beats, {}
             if beats:
                 odd = await self._patiently(lambda: self._beat(beats))
                 if odd:
                     await self._write([Inbound(h, Heartbeat.suffix, "", b"", beats[h][1], message=beats[h][0]) for h in odd])
+            await self._patiently(self._tell_of_forgeries)
         for host, sections in self._resyncs.due(self._known, self._mono()):
             log.info("asking for sections again", extra={"device": host, "sections": list(sections)})
             await self._say(host, Resync(sections=sections, reason="the stored sections differ from the manifest"))
@@ -139,6 +146,14 @@ class Ingest:
         hosts = [row["host"] for row in rows]
         await self._opener.load(hosts)
         return hosts
+
+    async def _tell_of_forgeries(self) -> None:
+        if not self._opener.forged:
+            return
+        async with bulk.transaction(self._db, self._clock()) as w:
+            for host in sorted(self._opener.forged):
+                await reports.notify(w, host, "warning", "MessageForged", FORGED)
+        self._opener.forged.clear()
 
     def _is_passing(self, m: Inbound) -> bool:
         match m.message:

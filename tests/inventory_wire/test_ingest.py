@@ -217,6 +217,10 @@ async def test_a_forged_or_foreign_message_is_dropped(rig: Rig) -> None:
     assert rig.sent.messages == []
     assert rig.ingest.refused.bad_mac == 4
     assert (await rig.host())["kernel"] is None
+    for _ in range(2):
+        await rig.ingest.flush()
+    told = await rig.fetch("SELECT host, severity, type FROM notification ORDER BY host")
+    assert [tuple(row) for row in told] == [(host, "warning", "MessageForged") for host in sorted((d.id, other.id))]
 
 
 async def test_an_unknown_or_revoked_device_is_dropped(rig: Rig) -> None:
