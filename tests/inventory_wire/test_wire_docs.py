@@ -15,6 +15,7 @@ from broker.topics import CHANNELS, RESERVED, EventTopic, IntentTopic, Notificat
 from inventory.changes import Change
 from inventory.intents import Intent, verified
 from inventory.streams import NEVER_GIVEN
+from managers.rendering import RenderedFile
 
 TEXT = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 
@@ -115,3 +116,10 @@ def test_the_example_signs_as_inventory_reads() -> None:
     exec(code[1], names)
     key = ec.generate_private_key(ec.SECP256R1())
     assert verified(names["jws"](key, {"correlation": "c-1"}).encode(), key.public_key()) == b'{"correlation": "c-1"}'
+
+
+def test_the_files_of_a_config_are_described() -> None:
+    """Each member that a rendered file has on the wire has its row."""
+    sent = RenderedFile("/etc/motd", b"x", "0644", None, None).argument()
+    rows = table("`args` of `config.apply`")
+    assert {row.removeprefix("files.*.") for row in rows if row.startswith("files.*.")} == set(sent)
