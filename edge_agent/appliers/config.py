@@ -22,7 +22,7 @@ from typing import Any
 from broker.messages import ErrorCode, Item, ResourceRef, Verb
 from edge_agent.appliers import Control, Refusal, drift, owners, rooted
 from edge_agent.appliers import on_change as hook
-from edge_agent.appliers.ledger import Applied, AppliedFile, Ledger
+from edge_agent.appliers.ledger import Applied, AppliedFile, Ledger, Original
 from edge_agent.appliers.rooted import Found, Place
 from edge_agent.signals import Outcome, Run, Succeeded
 
@@ -111,7 +111,7 @@ class ConfigApplier:
             raise Refusal(ErrorCode.POLICY_REFUSED, "on_change: the owner of this device allows no commands (agent.toml)")
         if before is None and len(self._ledger.applied) >= MAX_CONFIGS:
             raise Refusal(ErrorCode.POLICY_REFUSED, f"there are {MAX_CONFIGS} configs on this device already")
-        found = {file.place.path: rooted.read(file.place) for file in wanted.files}
+        found = {file.place.path: _read(file.place) for file in wanted.files}
         made = {file.place.path: rooted.missing_parents(file.place) for file in wanted.files}
         changed = tuple(file for file in wanted.files if not file.fits(found[file.place.path]))
         dropped = self._dropped(before, wanted)
@@ -187,12 +187,8 @@ class ConfigApplier:
                 continue
             original, content = known
             place = rooted.locate(path, self._roots)
-            if original.exists:
-                with rooted.parent(place) as directory:
-                    rooted.stage(directory, place, content, original.mode, original.uid, original.gid)
-                    rooted.commit(directory, place)
-            else:
-                rooted.remove(place, original.made)
+            with rooted.about(place):
+                _put_back(place, original, content)
             self._ledger.forget(path)
 
 
@@ -205,17 +201,34 @@ def digest_of(files: Sequence[tuple[str, str, str | None, str | None, bytes]]) -
     return "sha256:" + hashlib.sha256(b"".join(sorted(lines))).hexdigest()
 
 
+def _read(place: Place) -> Found | None:
+    with rooted.about(place):
+        return rooted.read(place)
+
+
+def _put_back(place: Place, original: Original, content: bytes) -> None:
+    """What was there before any config, or nothing."""
+    if not original.exists:
+        rooted.remove(place, original.made)
+        return
+    with rooted.parent(place) as directory:
+        rooted.stage(directory, place, content, original.mode, original.uid, original.gid)
+        rooted.commit(directory, place)
+
+
 def _write(changed: Sequence[WantedFile]) -> None:
     """All beside their places first, so that a full disk is found before any file has been replaced."""
     with contextlib.ExitStack() as stack:
         staged = []
         for file in changed:
-            directory = stack.enter_context(rooted.parent(file.place))
-            rooted.stage(directory, file.place, file.content, file.mode, file.uid, file.gid)
+            with rooted.about(file.place):
+                directory = stack.enter_context(rooted.parent(file.place))
+                rooted.stage(directory, file.place, file.content, file.mode, file.uid, file.gid)
             stack.callback(rooted.discard, directory, file.place)
             staged.append((directory, file.place))
         for directory, place in staged:
-            rooted.commit(directory, place)
+            with rooted.about(place):
+                rooted.commit(directory, place)
 
 
 def _summary(changed: Sequence[WantedFile], restored: Sequence[str]) -> str:

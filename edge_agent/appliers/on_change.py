@@ -58,16 +58,17 @@ def run(on_change: OnChange, config: str, control: Control) -> str:
     except OSError as error:
         raise Refusal(ErrorCode.ON_CHANGE_FAILED, f"on_change: {on_change.command[0]}: {error.strerror}") from error
     with process:
-        output = _watch(process, time.monotonic() + on_change.timeout_s, control)
+        output = _watch(process, on_change.timeout_s, control)
     if process.returncode != 0:
         how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
-        raise Refusal(ErrorCode.ON_CHANGE_FAILED, f"on_change ended with {how}: {output[-1000:].strip()}")
+        raise Refusal(ErrorCode.ON_CHANGE_FAILED, f"on_change ended with {how}{_last_words(output)}")
     return output
 
 
-def _watch(process: "subprocess.Popen[bytes]", deadline: float, control: Control) -> str:
+def _watch(process: "subprocess.Popen[bytes]", limit_s: float, control: Control) -> str:
     """Read until the process ends. A grandchild that keeps the pipe open is not waited for."""
     assert process.stdout is not None
+    deadline = time.monotonic() + limit_s
     kept = b""
     os.set_blocking(process.stdout.fileno(), False)
     with selectors.DefaultSelector() as selector:
@@ -77,7 +78,7 @@ def _watch(process: "subprocess.Popen[bytes]", deadline: float, control: Control
                 _kill(process)
                 output = _text(kept + _drain(process.stdout))
                 control.check(output)
-                raise Refusal(ErrorCode.TIMED_OUT, f"on_change took longer than its time limit: {output[-1000:].strip()}")
+                raise Refusal(ErrorCode.TIMED_OUT, f"on_change took longer than {limit_s:g} s{_last_words(output)}")
             if selector.get_map() and selector.select(timeout=0.05):
                 kept = (kept + _drain(process.stdout, selector))[-KEPT_OUTPUT:]
             elif not selector.get_map():
@@ -111,6 +112,11 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # nobody of the group is left
+
+
+def _last_words(output: str) -> str:
+    said = output[-1000:].strip()
+    return f": {said}" if said else ""
 
 
 def _text(raw: bytes) -> str:

@@ -79,6 +79,16 @@ def missing_parents(place: Place) -> tuple[str, ...]:
 
 
 @contextmanager
+def about(place: Place) -> Iterator[None]:
+    """What the operating system refuses in here names the file that it is about, not a part of its path or what it is called while it is
+    written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, place.path) from error
+
+
+@contextmanager
 def parent(place: Place) -> Iterator[int]:
     """A descriptor of the directory that holds the file; directories that lack are made. Raises Refusal, OSError."""
     place.root.mkdir(parents=True, exist_ok=True)

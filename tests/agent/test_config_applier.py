@@ -303,7 +303,7 @@ def test_a_read_only_root_is_recoverable_and_works_once_writable(tmp_path: Path,
     bench = Bench(tmp_path, mounted)
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     outcome = bench.apply(file(mounted / "f"))
-    assert code(outcome) is ErrorCode.READ_ONLY and ErrorCode.READ_ONLY.recoverable
+    assert outcome == Failed(ErrorCode.READ_ONLY, f"Read-only file system: {mounted / 'f'}") and ErrorCode.READ_ONLY.recoverable
     subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
     assert isinstance(bench.apply(file(mounted / "f")), Succeeded)
     assert (mounted / "f").read_text() == "hello\n"
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_all_files_as_they_were(tmp_path: Path, mounted: Path
     bench = Bench(tmp_path, mounted)
     bench.apply(file(mounted / "a", "old\n"))
     outcome = bench.apply(file(mounted / "a", "new\n"), file(mounted / "b", "x" * 100_000), generation=2)
-    assert code(outcome) is ErrorCode.NO_SPACE
+    assert outcome == Failed(ErrorCode.NO_SPACE, f"No space left on device: {mounted / 'b'}")
     assert (mounted / "a").read_text() == "old\n" and os.listdir(mounted) == ["a"]
     assert bench.items()["hcfg-1"].state == "failed"
     assert isinstance(bench.apply(file(mounted / "a", "new\n"), generation=3), Succeeded)
@@ -379,7 +379,7 @@ def test_on_change_that_hangs_is_killed_with_all_its_children(bench: Bench) -> N
     """The whole process group, also what ignores SIGTERM."""
     hook = {"command": f"trap '' TERM; sleep 300 & echo $! > {bench.root}/child; wait; sleep 300", "timeout_s": 1}
     watch = Stopwatch()
-    assert code(bench.apply(file(bench.root / "f"), on_change=hook)) is ErrorCode.TIMED_OUT
+    assert bench.apply(file(bench.root / "f"), on_change=hook) == Failed(ErrorCode.TIMED_OUT, "on_change took longer than 1 s")
     assert watch.seconds() < 10
     child = int((bench.root / "child").read_text())
     assert not _alive(child)
