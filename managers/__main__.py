@@ -1,6 +1,7 @@
 """`python -m managers`: the Resource Managers. Settings come from the environment (`managers.settings`); standard output says `ready`, the
 log goes to standard error in JSON lines. Exit 2: the environment is wrong, and a line says how."""
 
+import argparse
 import asyncio
 import logging
 import os
@@ -19,6 +20,8 @@ def _ready() -> None:
 
 
 def main() -> int:
+    # There are no flags; one that is given is a mistake, and not to be passed over.
+    argparse.ArgumentParser(prog="managers", description="The Resource Managers. FLEETWARD_DATABASE and others say where.").parse_args()
     logs.configure(os.environ.get("FLEETWARD_LOG", "INFO"))
     try:
         asyncio.run(service.run(Settings.read(os.environ), _ready))
