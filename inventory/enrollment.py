@@ -22,7 +22,7 @@ from inventory import certificates
 from inventory.actor import Actor
 from inventory.authority import Authority
 from inventory.certificates import Issued
-from inventory.db import SQL, Database, Row, Tx, dumps, loads
+from inventory.db import SQL, Database, Row, dumps, loads
 from inventory.errors import Forbidden, Invalid, Problem
 from inventory.ids import new_id
 from inventory.kind import NAME, Text
@@ -130,7 +130,7 @@ async def _identity(w: Writer, now: datetime, authority: Authority, asked: Reque
         raise Forbidden(REFUSED)
     await w.write(BY_NAME["enrollment-token"], token["id"], {"used": token["used"] + 1}, Actor.inventory())
     if known is not None:
-        return await _again(w.tx, authority, asked, token["id"], dict(known))
+        return await _again(w, authority, asked, dict(token), dict(known))
     return await _first(w, authority, asked, dict(token), print_, now)
 
 
@@ -146,13 +146,17 @@ async def _first(w: Writer, authority: Authority, asked: Request, token: Row, pr
     return dict(row)
 
 
-async def _again(tx: Tx, authority: Authority, asked: Request, token: str, known: Row) -> Row:
-    """The key is known, under another token: the same host, a new certificate, and a channel key that nobody has had before."""
-    issued: Issued = authority.issue_device(asked.csr, known["host"])
-    row = await tx.raw.fetchrow(
-        SQL["renew_identity"], known["host"], issued.pem, issued.serial, issued.expires_at, dumps(_evidence(asked)), token
+async def _again(w: Writer, authority: Authority, asked: Request, token: Row, known: Row) -> Row:
+    """The key is known, under another token: the same host, a new certificate, and a channel key that nobody has had before. A token that
+    approves does so here too, but not what a person has decided to distrust."""
+    kind, host = BY_NAME["host"], known["host"]
+    if token["approve"] and (await w.load(kind, host))["desired_state"] == "registered":
+        await w.patch(kind, host, {"desired_state": "onboarded"}, Actor.system(), None)
+    issued: Issued = authority.issue_device(asked.csr, host)
+    row = await w.tx.raw.fetchrow(
+        SQL["renew_identity"], host, issued.pem, issued.serial, issued.expires_at, dumps(_evidence(asked)), token["id"]
     )
-    log.info("device enrolled again", extra={"device": known["host"], "token": token})
+    log.info("device enrolled again", extra={"device": host, "token": token["id"]})
     assert row is not None, "the row is locked"
     return dict(row)
 

@@ -126,6 +126,21 @@ async def test_another_token_enrolls_a_known_key_again(enrolling: Enrolling) -> 
     assert await enrolling.enroll("t-2", key) == second
 
 
+async def test_a_token_that_approves_onboards_a_known_host(enrolling: Enrolling) -> None:
+    """One that was enrolled without approval; but not one that a person distrusts."""
+    await enrolling.token("t-1")
+    await enrolling.token("t-2", approve=True)
+    await enrolling.token("t-3", approve=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    device = (await enrolling.enroll("t-1", key))["device"]
+    assert (await enrolling.store.get("host", device))["desired_state"] == "registered"
+    await enrolling.enroll("t-2", key)
+    assert (await enrolling.store.get("host", device))["desired_state"] == "onboarded"
+    await enrolling.store.patch("host", device, {"desired_state": "untrusted"}, Actor.user("admin", "admin"))
+    await enrolling.enroll("t-3", key)
+    assert (await enrolling.store.get("host", device))["desired_state"] == "untrusted"
+
+
 async def test_a_revoked_key_is_refused(enrolling: Enrolling) -> None:
     """Even with its own token, and with a fresh one."""
     await enrolling.token("t-1")
