@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS records (
     space TEXT NOT NULL, key TEXT NOT NULL, place INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (space, key)
 ) WITHOUT ROWID
 """
+_OWNER = "CREATE TABLE IF NOT EXISTS owner (device TEXT NOT NULL)"
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=200", "journal_size_limit=1048576")
 
 
@@ -77,10 +78,19 @@ class Journal:
                 for pragma in _PRAGMAS:
                     self._db.execute(f"PRAGMA {pragma}")
                 self._db.execute(_SCHEMA)
+                self._db.execute(_OWNER)
                 self._check()
             except BaseException:
                 self._db.close()
                 raise
+
+    def claim(self, device: str) -> bool:
+        """Make it the device's, if it is nobody's yet; whether it is the device's now. Raises JournalError or JournalCorrupt."""
+        with _explained():
+            found = self._db.execute("SELECT device FROM owner").fetchone()
+            if found is None:
+                self._db.execute("INSERT INTO owner VALUES (?)", (device,))
+            return found is None or found[0] == device
 
     def load(self) -> Durable | None:
         """What was saved last; None in a new journal. Raises JournalCorrupt."""
@@ -128,19 +138,32 @@ class Journal:
             raise JournalCorrupt(f"SQLite says: {found[0] if found else 'nothing'}")
 
 
-def open_journal(path: Path) -> tuple[Journal, Durable | None, str]:
-    """The journal, what it holds, and, when a corrupt one was set aside beside it, why. Raises JournalError."""
+def open_journal(path: Path, device: str) -> tuple[Journal, Durable | None, str]:
+    """The device's journal, what it holds, and, when a corrupt one was set aside beside it, why. One of another device (this machine,
+    enrolled anew) is set aside too, without more ado: its fences and sequence numbers are between that device and its server. Raises
+    JournalError."""
     try:
         journal = Journal(path)
         try:
-            return journal, journal.load(), ""
+            if journal.claim(device):
+                return journal, journal.load(), ""
         except JournalCorrupt:
             journal.close()
             raise
     except JournalCorrupt as error:
-        aside = _set_aside(path)
+        aside = _set_aside(path, ".corrupt")
         log.error("journal set aside", extra={"path": str(aside), "error": str(error)})
-        return Journal(path), None, str(error)
+        return _new(path, device), None, str(error)
+    journal.close()
+    aside = _set_aside(path, ".former")
+    log.info("journal of another device set aside", extra={"path": str(aside)})
+    return _new(path, device), None, ""
+
+
+def _new(path: Path, device: str) -> Journal:
+    journal = Journal(path)
+    journal.claim(device)
+    return journal
 
 
 def read_only(path: Path) -> Durable | None:
@@ -161,14 +184,14 @@ def read_only(path: Path) -> Durable | None:
         return None
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Path, suffix: str) -> Path:
     """Rename the file and what belongs to it; the copy that was set aside last time goes. Raises JournalError."""
-    aside = path.with_name(path.name + ".corrupt")
+    aside = path.with_name(path.name + suffix)
     try:
-        for suffix in ("-wal", "-shm", ""):
-            source = path.with_name(path.name + suffix)
+        for part in ("-wal", "-shm", ""):
+            source = path.with_name(path.name + part)
             if source.exists():
-                source.replace(aside.with_name(aside.name + suffix))
+                source.replace(aside.with_name(aside.name + part))
     except OSError as error:
         raise JournalError(code_of(error), str(error)) from error
     return aside

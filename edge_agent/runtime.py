@@ -154,7 +154,7 @@ class Runtime:
             self._journal.close()
             self._journal = None
         try:
-            self._journal, _, _ = journal.open_journal(self._path)
+            self._journal, _, _ = journal.open_journal(self._path, self._me.device)
             self._journal.save(None, self._state.durable)
         except (JournalError, JournalCorrupt) as error:
             log.warning("journal still can't be written", extra={"error": str(error)})
@@ -168,7 +168,7 @@ class Runtime:
     def _open(self) -> tuple[Durable, tuple[Input, ...]]:
         """The durable state to begin with, and what has to be said about it."""
         try:
-            self._journal, found, lost = journal.open_journal(self._path)
+            self._journal, found, lost = journal.open_journal(self._path, self._me.device)
         except (JournalError, JournalCorrupt) as error:
             code = error.code if isinstance(error, JournalError) else ErrorCode.INTERNAL
             self._mend_at = clock().mono + MEND_S

@@ -81,7 +81,7 @@ def test_only_differences_are_written_and_together_they_give_the_whole(tmp_path:
 
 def test_a_new_journal_holds_nothing(tmp_path: Path) -> None:
     """None, not an empty state: whoever opens it has to begin an epoch."""
-    assert journal.open_journal(tmp_path / "journal.db")[1:] == (None, "")
+    assert journal.open_journal(tmp_path / "journal.db", "host-1")[1:] == (None, "")
 
 
 def test_a_full_disk_is_no_space_and_goes_on_when_there_is_room(small_disk: Path) -> None:
@@ -119,7 +119,7 @@ os.kill(os.getpid(), 9)
         (small_disk / "journal.db-shm").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(JournalError) as caught:
-        book, found, _ = journal.open_journal(path)
+        book, found, _ = journal.open_journal(path, "host-1")
         assert shared_memory and found == full()
         book.save(found, fresh("epoch-2"))
     assert caught.value.code is ErrorCode.READ_ONLY
@@ -141,11 +141,25 @@ def test_a_damaged_journal_is_set_aside(tmp_path: Path, damage: str) -> None:
         raw = bytearray(path.read_bytes())
         raw[4096:8192] = os.urandom(4096)
         path.write_bytes(raw)
-    opened, found, why = journal.open_journal(path)
+    opened, found, why = journal.open_journal(path, "host-1")
     assert found is None and why != ""
     opened.save(None, fresh("epoch-2"))
     assert opened.load() == fresh("epoch-2")
     assert (tmp_path / "journal.db.corrupt").exists()
+
+
+def test_a_machine_that_is_another_device_now_begins_another_journal(tmp_path: Path) -> None:
+    """Its former fences would have it refuse the new host's commands. What was there is kept beside it, and no loss is told of."""
+    path = tmp_path / "journal.db"
+    first, _, _ = journal.open_journal(path, "host-1")
+    first.save(None, full())
+    first.close()
+    second, found, why = journal.open_journal(path, "host-2")
+    assert (found, why) == (None, "")
+    second.save(None, fresh("epoch-2"))
+    second.close()
+    assert journal.open_journal(path, "host-2")[1:] == (fresh("epoch-2"), "")
+    assert journal.open_journal(tmp_path / "journal.db.former", "host-1")[1:] == (full(), "")
 
 
 def test_whatever_was_saved_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
@@ -158,7 +172,7 @@ from dataclasses import replace
 from pathlib import Path
 from edge_agent.journal import open_journal
 from edge_agent.state import fresh
-book, saved, why = open_journal(Path({str(path)!r}))
+book, saved, why = open_journal(Path({str(path)!r}), "host-1")
 assert not why, why
 state = saved or fresh("epoch-1")
 if saved is None:
@@ -178,6 +192,6 @@ while True:
             process.kill()
             rest = process.stdout.read().split()
         last = int(rest[-1]) if rest else last
-        book, found, why = journal.open_journal(path)
+        book, found, why = journal.open_journal(path, "host-1")
         assert why == "" and found is not None and found.fence >= last
         book.close()
