@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--server", required=True, metavar="URL", help="the fleet's server, such as https://fleet.example")
     enroll.add_argument("--token", required=True, metavar="T", help="an enrollment token (`fleetward token create`)")
     enroll.add_argument("--ca-fingerprint", metavar="F", help="SHA-256 of the fleet's CA certificate, in hex; the server must show that CA")
+    enroll.add_argument("--broker", metavar="HOST:PORT", type=_broker, help="the broker, if not where the server says that it is")
     enroll.set_defaults(command=_enroll)
     for name, function, text in (
         ("run", _run, "run the agent until SIGTERM"),
@@ -42,12 +43,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _broker(text: str) -> tuple[str, int]:
+    from edge_agent import identity
+
+    try:
+        return identity.address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _enroll(options: argparse.Namespace) -> int:
     from edge_agent import enroll
 
     try:
         ask = enroll.asker(options.server, options.ca_fingerprint)
-        print(enroll.enroll(options.state_dir, ask, options.token, enroll.evidence(), options.server))
+        print(enroll.enroll(options.state_dir, ask, options.token, enroll.evidence(), options.server, broker=options.broker))
     except enroll.EnrollFailed as error:
         return _failed(str(error), 1)
     return 0

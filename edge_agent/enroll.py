@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import time
@@ -65,12 +66,24 @@ Ask = Callable[[dict[str, Any]], Answered]
 """Sends one request for enrollment. Raises EnrollFailed when no answer came."""
 
 
-def enroll(state_dir: Path, ask: Ask, token: str, evidence: Evidence, server: str, *, wait: Callable[[float], object] = time.sleep) -> str:
-    """Enroll this device and store its identity. The device's id. Raises EnrollFailed."""
+def enroll(
+    state_dir: Path,
+    ask: Ask,
+    token: str,
+    evidence: Evidence,
+    server: str,
+    *,
+    broker: tuple[str, int] | None = None,
+    wait: Callable[[float], object] = time.sleep,
+) -> str:
+    """Enroll this device and store its identity, with the broker at `broker` if it is not to be looked for where the server says. The
+    device's id. Raises EnrollFailed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = load_or_make_key(state_dir / identities.KEY_FILE)
         answer = obtain(ask, key, token, evidence, wait)
+        if broker is not None:
+            answer = answer | {"broker": {"host": broker[0], "port": broker[1]}}
         _store(state_dir, answer, server)
     except OSError as error:
         raise EnrollFailed(f"{error.filename or state_dir}: {error.strerror or error}") from error
@@ -102,31 +115,59 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def asker(server: str, fingerprint: str | None, timeout_s: float = REQUEST_TIMEOUT_S) -> Ask:
     """How to ask `server`: plain HTTP on loopback only, else HTTPS, against the pinned CA where one is given. Raises EnrollFailed."""
-    address = urlsplit(server)
-    host = address.hostname or ""
-    if address.scheme not in ("http", "https") or not host or address.query or address.fragment:
-        raise EnrollFailed(f"{server!r} is no server: it must be such as https://fleet.example:8443")
-    if address.scheme == "http" and not _loopback(host):
+    scheme, host, port, path = _address(server)
+    if scheme == "http" and not _loopback(host):
         raise EnrollFailed(f"{server}: plain HTTP is for loopback only: use https://")
-    path = address.path.rstrip("/") + "/api/v1/enroll"
-    port = address.port or (443 if address.scheme == "https" else 80)
+    pin = None if fingerprint is None else _pin(fingerprint)
 
     def ask(body: dict[str, Any]) -> Answered:
         try:
-            connection = _connection(address.scheme, host, port, fingerprint, timeout_s)
+            connection = _connection(scheme, host, port, pin, timeout_s)
             try:
-                connection.request(
-                    "POST", path, json.dumps(body), {"Content-Type": "application/json", "User-Agent": f"fleetward-agent/{VERSION}"}
-                )
+                connection.request("POST", path, json.dumps(body), _HEADERS)
                 response = connection.getresponse()
                 raw = response.read(MAX_ANSWER)
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
             raise EnrollFailed(f"{server} can't be reached: {_why(error)}") from error
-        return Answered(response.status, _object(raw))
+        answered = Answered(response.status, _object(raw))
+        if scheme == "http" and pin is not None and answered.status == http.client.OK:
+            _check_pin(answered.body.get("ca"), pin, server)
+        return answered
 
     return ask
+
+
+def _address(server: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path to send requests to. Raises EnrollFailed."""
+    try:
+        address = urlsplit(server)
+        port = address.port
+    except ValueError:
+        address, port = urlsplit(""), None
+    if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:
+        raise EnrollFailed(f"{server!r} is no server: it must be such as https://fleet.example:8443")
+    default = http.client.HTTPS_PORT if address.scheme == "https" else http.client.HTTP_PORT
+    return address.scheme, address.hostname, port or default, address.path.rstrip("/") + "/api/v1/enroll"
+
+
+def _pin(fingerprint: str) -> str:
+    """A fingerprint as we compare it; colons and capitals, as other tools print them, are taken. Raises EnrollFailed."""
+    pin = fingerprint.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", pin):
+        raise EnrollFailed(f"--ca-fingerprint {fingerprint}: must be the CA certificate's SHA-256, 64 hex digits")
+    return pin
+
+
+def _check_pin(ca: Any, pin: str, server: str) -> None:
+    """Without TLS there is no chain to look at: the CA that the answer brings must be the pinned one. Raises EnrollFailed."""
+    try:
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(ca)).hexdigest()
+    except (ValueError, AttributeError):
+        found = ""
+    if found != pin:
+        raise EnrollFailed(f"{server} does not have the CA with fingerprint {pin}: is this the right server?")
 
 
 def _request(key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence) -> dict[str, Any]:
@@ -185,30 +226,29 @@ def _store(state_dir: Path, answer: dict[str, Any], server: str) -> None:
 # --- HTTP -------------------------------------------------------------------------------------------------------------------
 
 
-def _connection(scheme: str, host: str, port: int, fingerprint: str | None, timeout_s: float) -> http.client.HTTPConnection:
+def _connection(scheme: str, host: str, port: int, pin: str | None, timeout_s: float) -> http.client.HTTPConnection:
     if scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
-    context = ssl.create_default_context() if fingerprint is None else _pinned(host, port, fingerprint, timeout_s)
+    context = ssl.create_default_context() if pin is None else _pinned(host, port, pin, timeout_s)
     return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
-def _pinned(host: str, port: int, fingerprint: str, timeout_s: float) -> ssl.SSLContext:
+def _pinned(host: str, port: int, pin: str, timeout_s: float) -> ssl.SSLContext:
     """A context that trusts one CA: that of the chain which the server shows and whose SHA-256 is the pinned one.
 
     The first handshake only fetches the chain; nothing is sent over it. The request goes over a second one, checked in full.
     """
-    wanted = fingerprint.replace(":", "").lower()
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     blind.check_hostname = False
     blind.verify_mode = ssl.CERT_NONE
     with socket.create_connection((host, port), timeout_s) as raw, blind.wrap_socket(raw, server_hostname=host) as shown:
         chain = _chain(shown)
     for certificate in chain:
-        if hashlib.sha256(certificate).hexdigest() == wanted:
+        if hashlib.sha256(certificate).hexdigest() == pin:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.load_verify_locations(cadata=certificate)
             return context
-    raise EnrollFailed(f"{host}:{port} does not show the CA with fingerprint {fingerprint}: is this the right server?")
+    raise EnrollFailed(f"{host}:{port} does not show the CA with fingerprint {pin}: is this the right server?")
 
 
 def _chain(shown: ssl.SSLSocket) -> list[bytes]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from broker.topics import TopicError, Topics
 
@@ -63,6 +64,17 @@ def load(state_dir: Path) -> Identity:
         if not file.is_file():
             raise NotEnrolled(f"{file} is missing: enroll again")
     return identity
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; an IPv6 address stands in brackets. Raises ValueError."""
+    try:
+        parts = urlsplit(f"//{text}")
+        if parts.hostname and parts.port and parts.netloc == text and parts.username is None:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass  # said below, in words of our own
+    raise ValueError(f"{text!r} is no HOST:PORT")
 
 
 def parse(values: Any, state_dir: Path) -> Identity:

@@ -16,8 +16,9 @@ from types import FrameType
 
 from edge_agent import logs
 from edge_agent.enroll import EnrollFailed, asker
+from edge_agent.identity import address
 from edge_agent.simulated.control import Control, tell
-from edge_agent.simulated.enrollment import Enroller
+from edge_agent.simulated.enrollment import Enroller, Server
 from edge_agent.simulated.fleet import Fleet
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m edge_agent.simulator", description="Simulated devices, many in one process.")
     parser.add_argument("--count", type=int, default=10, metavar="N", help="how many devices (default 10)")
     parser.add_argument("--server", default="http://127.0.0.1:8080", metavar="URL")
+    parser.add_argument("--broker", type=address, metavar="HOST:PORT", help="the broker, if not where the server says that it is")
     parser.add_argument("--token", default="", metavar="T", help="an enrollment token with at least N uses")
     parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR", help="identities are kept here")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="another seed is another fleet (default 1)")
@@ -58,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     fleet = Fleet(options.seed, options.keepalive, options.heartbeat)
     control = Control(fleet, options.state_dir / SOCKET)
-    enroller = Enroller(options.state_dir / "devices", options.server, options.ca_fingerprint, options.token, options.seed, fleet.arrive)
+    server = Server(options.server, options.ca_fingerprint, options.token, options.broker)
+    enroller = Enroller(options.state_dir / "devices", server, options.seed, fleet.arrive)
 
     def stop(number: int, frame: FrameType | None) -> None:
         enroller.stop()

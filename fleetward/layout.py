@@ -101,7 +101,9 @@ class DataDir:
         except (OSError, ValueError):
             return "just starting"
 
-    def write_server(self, url: str, mqtt: str) -> None:
+    def write_server(self, url: str, mqtt: str, advertised: str) -> None:
+        """`url` and `mqtt` as this machine reaches them; `advertised`, where others reach the first by another name."""
+        others = {} if advertised == url else {"advertised": advertised}
         partial = self.server_json.with_suffix(".partial")
-        partial.write_text(json.dumps({"url": url, "mqtt": mqtt, "pid": os.getpid()}) + "\n")
+        partial.write_text(json.dumps({"url": url, "mqtt": mqtt, "pid": os.getpid(), **others}) + "\n")
         partial.replace(self.server_json)

@@ -4,18 +4,45 @@ It is an agent like any other: it gets a token from the API and enrolls over HTT
 """
 
 import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
 
-from fleetward.client import Client
+from fleetward.client import Client, NotFound
 from fleetward.layout import DataDir
 from fleetward.services import Table
+from fleetward.settings import bracketed
 
 
 def enrolled_as(data: DataDir) -> str | None:
     """The device id, once it is enrolled."""
+    found = _identity(data).get("device")
+    return str(found) if found else None
+
+
+class Standing(Enum):
+    """How this machine stands with the fleet."""
+
+    MEMBER = "member"
+    OUTDATED = "outdated"
+    """It has a host, but looks for the broker where that no longer is, or trusts a CA that is no longer this installation's."""
+    STRANGER = "stranger"
+    """It was never enrolled, its host has been deleted, or was another database's."""
+
+
+def standing(data: DataDir, client: Client, broker: str) -> Standing:
+    """`broker`: where it is now, as host:port. Raises ClientError."""
+    device = enrolled_as(data)
+    if device is None:
+        return Standing.STRANGER
     try:
-        return str(json.loads((data.agent / "identity.json").read_text())["device"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+        client.get("hosts", device)
+    except NotFound:
+        return Standing.STRANGER
+    known = _identity(data).get("broker")
+    found = f"{bracketed(str(known.get('host')))}:{known.get('port')}" if isinstance(known, dict) else ""
+    trusting = _text(data.agent / "ca.crt") == _text(data.secrets / "ca.crt")
+    return Standing.MEMBER if found == broker and trusting else Standing.OUTDATED
 
 
 def configure(data: DataDir) -> None:
@@ -26,13 +53,27 @@ def configure(data: DataDir) -> None:
         path.write_text(f"roots = [{json.dumps(str(data.agent / 'files'))}]\n")
 
 
-def token(client: Client, uses: int) -> str:
-    """An enrollment token that approves, for the server's default of 15 minutes. Raises ClientError."""
-    made = client.create("enrollment-tokens", {"uses": uses, "approve": True})
+def token(client: Client, uses: int, *, approve: bool) -> str:
+    """An enrollment token, for the server's default of 15 minutes. Raises ClientError."""
+    made = client.create("enrollment-tokens", {"uses": uses, "approve": approve})
     return str(made["token"])
 
 
 def enroll_command(table: Table, secret: str) -> tuple[str, ...]:
-    """The step that makes key and certificate. Over HTTPS it is told which CA to trust."""
-    where = ("--server", table.settings.url, "--token", secret, "--state-dir", str(table.data.agent))
-    return (*table.programs("edge_agent"), "enroll", *where, *table.trust())
+    """The step that makes key and certificate."""
+    return (*table.programs("edge_agent"), "enroll", *table.joining(secret, table.data.agent))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _identity(data: DataDir) -> dict[str, Any]:
+    try:
+        found = json.loads((data.agent / "identity.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

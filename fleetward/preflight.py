@@ -9,10 +9,10 @@ import shutil
 import socket
 import subprocess
 import time
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from fleetward import postgres
-from fleetward.settings import DEFAULT_MQTT_PORT, Up
+from fleetward.settings import DEFAULT_MQTT_PORT, Up, can_be_advertised
 
 _REACH_SECONDS = 5.0
 _LEAVE_SECONDS = 1.0
@@ -25,6 +25,7 @@ class Unusable(Exception):
 
 def check(settings: Up) -> None:
     """Raises Unusable with the first thing that is wrong."""
+    check_given(settings)
     check_port(settings.host, settings.http_port, "--http-port")
     if settings.own_broker:
         check_port(settings.host, settings.mqtt_port, "--mqtt-port")
@@ -36,11 +37,20 @@ def check(settings: Up) -> None:
         check_database(settings.database)
 
 
+def check_given(settings: Up) -> None:
+    """What is wrong whatever the surroundings are."""
+    if settings.own_broker and settings.http_port == settings.mqtt_port:
+        raise Unusable(f"--http-port and --mqtt-port are both {settings.http_port}: give them different ones")
+    for name in settings.advertise:
+        if not can_be_advertised(name):
+            raise Unusable(f"--advertise {name!r}: give a host name or an IP address")
+
+
 def check_port(host: str, port: int, flag: str) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror:
-        raise Unusable(f"{host} is no address of this machine: give another --host") from None
+        raise Unusable(f"{host or 'an empty name'} is no address of this machine: give another --host") from None
     deadline = time.monotonic() + _LEAVE_SECONDS
     while True:
         with socket.socket(family, kind, protocol) as probe:
@@ -64,14 +74,24 @@ def _why_not(error: OSError, host: str, port: int, flag: str) -> str:
             return f"{host} can't be listened on ({error.strerror}): give another --host"
 
 
+def _split(url: str) -> SplitResult | None:
+    """A URL's parts; None where it is none, which `urlsplit` notices in part when it is asked for the port."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
 def check_mosquitto() -> None:
     if shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin") is None:
         raise Unusable("mosquitto is not on the PATH: install it (apt install mosquitto), or use --broker embedded")
 
 
 def check_broker(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtts", "mqtt") or not parts.hostname:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("mqtts", "mqtt") or not parts.hostname:
         raise Unusable(f"--broker {url}: give embedded, mosquitto, or mqtts://HOST:PORT")
     where = (parts.hostname, parts.port or DEFAULT_MQTT_PORT)
     try:
@@ -82,8 +102,8 @@ def check_broker(url: str) -> None:
 
 def check_database(url: str) -> None:
     """By a real sign-in, with the wheel's psql."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("postgresql", "postgres"):
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("postgresql", "postgres"):
         raise Unusable("--database: give a URL like postgresql://USER:PASSWORD@HOST/DATABASE")
     command = [postgres.installed()[0].path("psql"), "-XAtqc", "SELECT 1"]
     environment = os.environ | {"PGCONNECT_TIMEOUT": str(int(_REACH_SECONDS))} | libpq_environment(url)

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fleetward.layout import DataDir
 from fleetward.postgres import Cluster
@@ -71,13 +72,20 @@ class Table:
         return Service("agent", command, self.base_environment(), ready=lambda _: True)
 
     def simulator(self, token: str) -> Service:
-        where = ("--server", self.settings.url, "--token", token, "--state-dir", str(self.data.simulator))
-        command = (*self.programs("edge_agent.simulator"), "--count", str(self.settings.simulate), *where, *self.trust())
+        command = (
+            *self.programs("edge_agent.simulator"),
+            "--count",
+            str(self.settings.simulate),
+            *self.joining(token, self.data.simulator),
+        )
         return Service("simulator", command, self.base_environment(), ready=lambda _: True)
 
-    def trust(self) -> tuple[str, ...]:
-        """What tells an agent which server is the right one, over HTTPS. Reads the CA's certificate."""
-        return ("--ca-fingerprint", fingerprint(self.data.secrets / "ca.crt")) if self.settings.tls else ()
+    def joining(self, token: str, state: Path) -> tuple[str, ...]:
+        """What devices on this machine are told: both addresses as they are from here, and, over HTTPS, which CA to trust. Reads its
+        certificate."""
+        pin = ("--ca-fingerprint", fingerprint(self.data.secrets / "ca.crt")) if self.settings.tls else ()
+        where = ("--server", self.settings.local_url, "--broker", self.settings.mqtt_local)
+        return (*where, "--token", token, "--state-dir", str(state), *pin)
 
     def _command(self, name: str) -> tuple[str, ...]:
         match name:

@@ -6,6 +6,7 @@ Source: contract.md section 1.
 """
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ DEFAULT_MQTT_PORT = 8883
 """MQTT over TLS, as registered with IANA."""
 KEPT_NAMES = ("changes", "commands", "notifications", "logs", "poison")
 """What Inventory's retention is set for: FLEETWARD_KEEP_COMMANDS and so on (docs/operating.md)."""
+
+_HOST_NAME = re.compile(r"(?=.{1,253}$)\w([\w-]{0,62})(\.\w([\w-]{0,62}))*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,13 @@ class Up:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{bracketed(self._shown_host())}:{self.http_port}"
+        """Of API and dashboard, as others reach them."""
+        return self._http(self._shown_host())
+
+    @property
+    def local_url(self) -> str:
+        """The same as this machine reaches it: nothing here depends on whether an advertised name means this machine here too."""
+        return self._http(self._local_host())
 
     @property
     def own_broker(self) -> bool:
@@ -50,22 +59,32 @@ class Up:
         """Where the services find the broker."""
         if not self.own_broker:
             return self.broker
-        host = "127.0.0.1" if is_wildcard(self.host) else self.host
-        return f"mqtts://{bracketed(host)}:{self.mqtt_port}"
+        return f"mqtts://{bracketed(self._local_host())}:{self.mqtt_port}"
 
     @property
     def mqtt_advertise(self) -> str:
         """host:port, where devices are told to find the broker."""
-        if not self.own_broker:
-            parts = urlsplit(self.broker)
-            return f"{bracketed(parts.hostname or '')}:{parts.port or DEFAULT_MQTT_PORT}"
-        return f"{bracketed(self._shown_host())}:{self.mqtt_port}"
+        return f"{bracketed(self._shown_host())}:{self.mqtt_port}" if self.own_broker else self.mqtt_local
+
+    @property
+    def mqtt_local(self) -> str:
+        """host:port, where devices on this machine find the broker."""
+        parts = urlsplit(self.broker_url)
+        return f"{bracketed(parts.hostname or '')}:{parts.port or DEFAULT_MQTT_PORT}"
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
         """Names on the server certificates beyond the local ones."""
         bound = () if is_loopback(self.host) or is_wildcard(self.host) else (self.host,)
         return tuple(dict.fromkeys((*self.advertise, *bound)))
+
+    def _http(self, host: str) -> str:
+        return f"{'https' if self.tls else 'http'}://{bracketed(host)}:{self.http_port}"
+
+    def _local_host(self) -> str:
+        if not is_wildcard(self.host):
+            return self.host
+        return "::1" if ":" in self.host else "127.0.0.1"
 
     def _shown_host(self) -> str:
         if is_loopback(self.host):
@@ -87,6 +106,14 @@ def is_wildcard(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def can_be_advertised(name: str) -> bool:
+    """Whether it may stand on a certificate: a host name (RFC 1123, underscores tolerated) or an IP address that is one machine's."""
+    try:
+        return not ipaddress.ip_address(name).is_unspecified
+    except ValueError:
+        return _HOST_NAME.fullmatch(name) is not None
 
 
 def bracketed(host: str) -> str:

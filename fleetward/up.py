@@ -20,6 +20,7 @@ from typing import TypeVar
 from fleetward import local_agent, postgres, preflight
 from fleetward.client import ApiError, Client, ClientError, Unreachable
 from fleetward.layout import DataDir, InUse
+from fleetward.local_agent import Standing
 from fleetward.owner import owner
 from fleetward.preflight import Unusable
 from fleetward.process import write_pid
@@ -43,9 +44,9 @@ def up(settings: Up, inherited: Mapping[str, str], programs: Programs = modules)
         data.lock()
     except InUse as error:
         return _complain(f"another `fleetward up` ({error}) runs on {data.root}: stop it, or choose another --data-dir", 2)
-    except PermissionError as error:
-        return _complain(f"{error.filename}: permission denied: choose another --data-dir", 2)
-    except (LookupError, OSError) as error:
+    except OSError as error:
+        return _complain(f"{error.filename or data.root}: {error.strerror}: choose another --data-dir", 2)
+    except LookupError as error:
         return _complain(str(error), 2)
     if data.unfinished.exists():
         return _complain(f"a restore into {data.root} was cut short: run `fleetward restore FILE --force` again", 2)
@@ -92,7 +93,7 @@ class _Start:
         client = self._client()
         self._control_plane(table, client)
         self._devices(table, client)
-        self.data.write_server(self.settings.url, self.settings.broker_url)
+        self.data.write_server(self.settings.local_url, self.settings.broker_url, self.settings.url)
         _say(f"ready: {self.settings.url}")
         self._sign_in()
 
@@ -122,7 +123,7 @@ class _Start:
 
     def _client(self) -> Client:
         ca = self.data.secrets / "ca.crt" if self.settings.tls else None
-        return Client(self.settings.url, self.data.admin_token.read_text().strip(), ca=ca)
+        return Client(self.settings.local_url, self.data.admin_token.read_text().strip(), ca=ca)
 
     def _control_plane(self, table: Table, client: Client) -> None:
         services = table.control_plane(client.ready)
@@ -146,18 +147,22 @@ class _Start:
     def _devices(self, table: Table, client: Client) -> None:
         if self.settings.agent:
             local_agent.configure(self.data)
-            if local_agent.enrolled_as(self.data) is None:
-                self._patiently(lambda: self._enroll(table, local_agent.token(client, 1)))
+            self._patiently(lambda: self._join(table, client))
             self.supervisor.start(table.agent())
             _say(f"agent: {local_agent.enrolled_as(self.data)}")
         if self.settings.simulate:
             self.data.simulator.mkdir(mode=0o700, exist_ok=True)
-            secret = self._patiently(lambda: local_agent.token(client, self.settings.simulate))
+            secret = self._patiently(lambda: local_agent.token(client, self.settings.simulate, approve=True))
             self.supervisor.start(table.simulator(secret))
             _say(f"simulator: {self.settings.simulate} devices")
 
-    def _enroll(self, table: Table, secret: str) -> None:
-        self.supervisor.run("agent", local_agent.enroll_command(table, secret), table.base_environment(), _START_SECONDS)
+    def _join(self, table: Table, client: Client) -> None:
+        """Enroll this machine, where the fleet does not have it (any more)."""
+        standing = local_agent.standing(self.data, client, self.settings.mqtt_local)
+        if standing is not Standing.MEMBER:
+            # What a person has made of a host that there is stays: only a new one is approved.
+            token = local_agent.token(client, 1, approve=standing is Standing.STRANGER)
+            self.supervisor.run("agent", local_agent.enroll_command(table, token), table.base_environment(), _START_SECONDS)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Again while the API is away for a moment (killed, and started again); at last, what went wrong."""

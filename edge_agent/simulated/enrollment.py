@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,22 @@ class Enrolled:
     pem: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where and with what to enroll; `broker`: where it is, if not where the server says."""
+
+    url: str
+    fingerprint: str | None
+    token: str
+    broker: tuple[str, int] | None = None
+
+
 class Enroller:
     """Enrolls into `folder`; each device as it is ready is handed to `ready`, from one of several threads."""
 
-    def __init__(
-        self, folder: Path, server: str, fingerprint: str | None, token: str, seed: int, ready: Callable[[Enrolled], None]
-    ) -> None:
+    def __init__(self, folder: Path, server: Server, seed: int, ready: Callable[[Enrolled], None]) -> None:
         self._folder = folder
         self._server = server
-        self._fingerprint = fingerprint
-        self._token = token
         self._seed = seed
         self._ready = ready
         self._stop = threading.Event()
@@ -72,23 +78,27 @@ class Enroller:
             values = json.loads(self._path(index, "json").read_bytes())
         except FileNotFoundError:
             return None
-        if values.get("server") != self._server:
-            return None
-        return Enrolled(index, identity.parse(values, self._folder), self._path(index, "pem"))
+        return self._enrolled(index, values) if values.get("server") == self._server.url else None
 
     def _enroll(self, index: int) -> Enrolled:
         """The same steps as a real device's, with two files a device and without fsync: nothing here is worth waiting for a disk."""
         hardware = Hardware(self._seed, index)
         key = self._key(index)
-        ask = enroll.asker(self._server, self._fingerprint)
+        ask = enroll.asker(self._server.url, self._server.fingerprint)
         evidence = Evidence(hardware.serial, hardware.uuid, hardware.macs, hardware.hostname)
-        answer = enroll.obtain(ask, key, self._token, evidence, wait=self._stop.wait)
+        answer = enroll.obtain(ask, key, self._server.token, evidence, wait=self._stop.wait)
         with self._path(index, "pem").open("ab") as file:
             file.write(answer["certificate"].encode())
         self._replace(index, identity.CA_FILE, answer["ca"])
         kept: dict[str, Any] = {name: answer[name] for name in ("device", "prefix", "command_root", "channel_key", "broker")}
-        self._replace(index, self._path(index, "json").name, json.dumps({**kept, "server": self._server}))
-        return Enrolled(index, identity.parse(answer, self._folder), self._path(index, "pem"))
+        self._replace(index, self._path(index, "json").name, json.dumps({**kept, "server": self._server.url}))
+        return self._enrolled(index, answer)
+
+    def _enrolled(self, index: int, values: dict[str, Any]) -> Enrolled:
+        found = identity.parse(values, self._folder)
+        if self._server.broker is not None:
+            found = replace(found, host=self._server.broker[0], port=self._server.broker[1])
+        return Enrolled(index, found, self._path(index, "pem"))
 
     def _replace(self, index: int, name: str, text: str) -> None:
         """Whole or not at all: others read these files at the same time."""

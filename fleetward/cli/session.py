@@ -8,7 +8,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -26,9 +26,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Server:
+    """`advertised`: the URL for other machines, where it is another one."""
+
     url: str
     token: str | None
     ca: Path | None
+    advertised: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Session:
 
     client: Client
     ca: Path | None = None
+    advertised: str | None = None
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -66,8 +70,8 @@ def discover(server: str | None, token: str | None, ca: str | None, data: DataDi
         raise CommandError(
             f"no server: start one with `fleetward up`, or give --server and --token (nothing runs on {data.root})", Exit.USAGE
         )
-    if local is not None and server in (None, local.url):
-        return Server(local.url, token or local.token, trusted or local.ca)
+    if local is not None and server in (None, local.url, local.advertised):
+        return replace(local, token=token or local.token, ca=trusted or local.ca)
     assert server is not None
     if "://" not in server:
         raise CommandError(f"--server {server}: give a URL, such as https://fleet.example:8080", Exit.USAGE)
@@ -77,7 +81,8 @@ def discover(server: str | None, token: str | None, ca: str | None, data: DataDi
 def _local(data: DataDir) -> Server | None:
     """The `up` that runs on a data directory, if one does."""
     try:
-        url = str(json.loads(data.server_json.read_text())["url"])
+        server = json.loads(data.server_json.read_text())
+        url = str(server["url"])
         token = data.admin_token.read_text().strip()
     except PermissionError as error:
         raise CommandError(
@@ -86,7 +91,7 @@ def _local(data: DataDir) -> Server | None:
     except (OSError, ValueError, KeyError):
         return None
     ca = data.secrets / "ca.crt"
-    return Server(url, token, ca if url.startswith("https:") and ca.exists() else None)
+    return Server(url, token, ca if url.startswith("https:") and ca.exists() else None, server.get("advertised"))
 
 
 def connected(command: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
@@ -107,6 +112,6 @@ def connected(command: Callable[Concatenate[Session, P], R]) -> Callable[P, R]:
         except OSError as error:
             raise CommandError(f"{found.ca}: {error.strerror or error}", Exit.USAGE) from None
         with client:
-            return command(Session(client, found.ca), *args, **kwargs)
+            return command(Session(client, found.ca, found.advertised), *args, **kwargs)
 
     return cast(Callable[P, R], wrapped)

@@ -1,6 +1,8 @@
 """Ways in: `token create` for devices, `integration create` for other programs."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     """Make an enrollment token and print it, alone; it is shown this once."""
     body: Json = {"uses": uses, "approve": approve}
     if ttl is not None:
-        body["expires_at"] = (datetime.now(UTC) + timedelta(seconds=seconds(ttl))).isoformat(timespec="milliseconds")
+        body["expires_at"] = _end(ttl).isoformat(timespec="milliseconds")
     if site is not None:
         body["site"] = site
     if labels:
@@ -40,7 +42,18 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     click.echo(made["token"])
     trust = f" --ca-fingerprint {fingerprint(session.ca)}" if session.ca else ""
     talk(f"For {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}. On the device, as root:")
-    talk(f"  fleetward-agent enroll --server {session.client.server} --token TOKEN{trust} && fleetward-agent run")
+    talk(f"  fleetward-agent enroll --server {session.advertised or session.client.server} --token TOKEN{trust} && fleetward-agent run")
+
+
+def _end(ttl: str) -> datetime:
+    """The moment that is `ttl` from now. Raises CommandError."""
+    lifetime = seconds(ttl)
+    if lifetime <= 0:
+        raise CommandError(f"--ttl {ttl}: must be longer than nothing", Exit.USAGE)
+    try:
+        return datetime.now(UTC) + timedelta(seconds=lifetime)
+    except OverflowError:
+        raise CommandError(f"--ttl {ttl}: ends too far ahead", Exit.USAGE) from None
 
 
 @click.group()
@@ -63,17 +76,30 @@ def create_integration(session: Session, name: str, signed: bool, unsigned: bool
     from fleetward.cli import keys
 
     key = keys.new()
-    answer = session.client.create("integrations", {"name": name, "write": write, "csr": keys.request(name, key)})
-    try:
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keep(out / "client.key", keys.private_pem(key), 0o600)
+    with _kept(out / "client.key", keys.private_pem(key)):
+        answer = session.client.create("integrations", {"name": name, "write": write, "csr": keys.request(name, key)})
         keep(out / "client.crt", str(answer["certificate"]), 0o644)
         keep(out / "ca.crt", str(answer["ca"]), 0o644)
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}", Exit.USAGE) from None
     click.echo(out)
     broker = answer.get("broker") or {}
     talk(f"{name} may connect to {broker.get('host')}:{broker.get('port')} with the files in {out}")
+
+
+@contextlib.contextmanager
+def _kept(path: Path, secret: str) -> Iterator[None]:
+    """A key on disk before its certificate is asked for, so that a directory which can't be written costs no name; in its place once
+    all that was meant to stand beside it does. What is there of another integration stays where the server refuses. Raises CommandError."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            keep(partial, secret, 0o600)
+            yield
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}", Exit.USAGE) from None
 
 
 def keep(path: Path, text: str, mode: int) -> None:

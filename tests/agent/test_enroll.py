@@ -139,6 +139,33 @@ def test_the_pinned_ca_is_trusted_and_no_other(https: str, offline: Fleet, tmp_p
         assert enroll.enroll(tmp_path / "state", asker(https, fingerprint), "good-token", EVIDENCE, https).startswith("host-")
 
 
+def test_over_plain_http_the_answer_must_bring_the_pinned_ca(fleet: Fleet, tmp_path: Path) -> None:
+    """There is no TLS to see it by: with another CA in the answer nothing is stored."""
+    with pytest.raises(EnrollFailed, match="does not have the CA"):
+        enroll.enroll(tmp_path / "state", asker(fleet.url, "00" * 32), "good-token", EVIDENCE, fleet.url)
+    assert not (tmp_path / "state" / "identity.json").exists()
+    assert enroll.enroll(tmp_path / "state", asker(fleet.url, fleet.ca.fingerprint), "good-token", EVIDENCE, fleet.url).startswith("host-")
+
+
+def test_a_server_or_a_fingerprint_that_is_none_is_said() -> None:
+    """Before anything is asked of anybody."""
+    for server in ("http://127.0.0.1:many", "http://[::1", "https://fleet.example:99999"):
+        with pytest.raises(EnrollFailed, match="is no server"):
+            asker(server, None)
+    with pytest.raises(EnrollFailed, match="64 hex digits"):
+        asker("https://fleet.example", "00")
+
+
+def test_the_broker_may_be_elsewhere_than_the_server_says(offline: Fleet, tmp_path: Path) -> None:
+    """As on the server's own machine, which may not know the name that it is advertised by."""
+    enroll.enroll(tmp_path, direct(offline), "good-token", EVIDENCE, "http://127.0.0.1:1", broker=identity.address("[::1]:1883"))
+    found = identity.load(tmp_path)
+    assert (found.host, found.port) == ("::1", 1883)
+    for text in ("localhost", "localhost:", ":1883", "localhost:many", "user@localhost:1883", "[::1:1883", "localhost:1883/x"):
+        with pytest.raises(ValueError, match="HOST:PORT"):
+            identity.address(text)
+
+
 def test_the_command_says_in_one_line_why_it_failed(fleet: Fleet, new_agent: Any, tmp_path: Path) -> None:
     """A bad token, no server: not 0, nothing on stdout, one line on stderr."""
     agent: AgentProcess = new_agent()

@@ -24,7 +24,9 @@ def bootstrap() -> None:
 
 def enroll() -> None:
     state = Path(argument("--state-dir"))
-    (state / "identity.json").write_text(json.dumps({"device": "host-01", "token": argument("--token")}))
+    host, port = argument("--broker").rsplit(":", 1)
+    identity = {"device": "host-01", "token": argument("--token"), "broker": {"host": host, "port": int(port)}}
+    (state / "identity.json").write_text(json.dumps(identity))
     print("host-01")
 
 
@@ -34,12 +36,14 @@ def web() -> None:
 
     class Web(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(200 if self.path == "/readyz" else 404, {})
+            known = ("/readyz",) if os.environ.get("STAND_IN_FORGETFUL") else ("/readyz", "/api/v1/hosts/host-01")
+            self._answer(200 if self.path in known else 404, {})
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            known = self.headers["Authorization"] == "Bearer admin-token" and asked["approve"]
-            self._answer(201 if known and self.path == "/api/v1/enrollment-tokens" else 403, {"token": "once-only"})
+            known = self.headers["Authorization"] == "Bearer admin-token" and asked["uses"] == 1
+            secret = "once-only" if asked["approve"] else "unapproved"
+            self._answer(201 if known and self.path == "/api/v1/enrollment-tokens" else 403, {"token": secret})
 
         def _answer(self, status: int, body: dict[str, str]) -> None:
             payload = json.dumps(body).encode()

@@ -105,6 +105,22 @@ def test_addresses(settings: dict[str, str], url: str, broker: str, advertised: 
     assert (up.url, up.broker_url, up.mqtt_advertise, up.certificate_names) == (url, broker, advertised, names)
 
 
+@pytest.mark.parametrize(
+    ("settings", "url", "broker"),
+    [
+        ({}, "http://127.0.0.1:8080", "127.0.0.1:8883"),
+        ({"host": "0.0.0.0", "advertise": ("fleet.example",)}, "https://127.0.0.1:8080", "127.0.0.1:8883"),
+        ({"host": "::", "advertise": ("fleet.example",)}, "https://[::1]:8080", "[::1]:8883"),
+        ({"host": "192.0.2.7", "advertise": ("fleet.example",)}, "https://192.0.2.7:8080", "192.0.2.7:8883"),
+        ({"broker": "mqtts://mq.example"}, "http://127.0.0.1:8080", "mq.example:8883"),
+    ],
+)
+def test_addresses_on_this_machine(settings: dict[str, str], url: str, broker: str) -> None:
+    """What runs here needs no advertised name: this machine may not be able to resolve it."""
+    up = Up(data_dir=Path("/d"), **settings)  # type: ignore[arg-type]
+    assert (up.local_url, up.mqtt_local) == (url, broker)
+
+
 def test_no_secret_is_an_argument() -> None:
     """The database's URL may hold a password: it is in the services' environment, never in their arguments, and never with the agent."""
     inherited = {"PATH": "/bin", "FLEETWARD_TOKEN": "t", "FLEETWARD_LOG": "debug"}

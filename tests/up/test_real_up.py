@@ -10,10 +10,17 @@ from tests.waiting import Stopwatch, until
 
 
 def test_all_addresses_with_mosquitto_and_simulated_devices(ups: Ups) -> None:
-    """HTTPS and MQTT over TLS with the installation's own CA; the local agent and the simulated devices come online; all ends in time."""
-    run = ups.start_real("--host", "0.0.0.0", "--advertise", "127.0.0.1", "--broker", "mosquitto", "--simulate", "3").until_ready()
+    """HTTPS and MQTT over TLS with the installation's own CA, advertised by a name that this machine does not know; the local agent and the
+    simulated devices come online; all ends in time."""
+    flags = ("--host", "0.0.0.0", "--advertise", "fleet.invalid", "--broker", "mosquitto", "--simulate", "3")
+    run = ups.start_real(*flags).until_ready()
     server = json.loads((run.data / "server.json").read_text())
-    assert server["url"] == f"https://127.0.0.1:{ups.settings['http_port']}"
+    port = ups.settings["http_port"]
+    assert (server["url"], server["advertised"]) == (f"https://127.0.0.1:{port}", f"https://fleet.invalid:{port}")
+    assert f"ready: https://fleet.invalid:{port}" in run.lines
+    hint = [sys.executable, "-m", "fleetward", "token", "create"]
+    told = subprocess.run(hint, capture_output=True, text=True, check=True, env=ups.environment())
+    assert f"--server https://fleet.invalid:{port} " in told.stderr
 
     def online() -> list[Any]:
         command = [sys.executable, "-m", "fleetward", "get", "hosts", "--filter", "presence = online", "-o", "json"]

@@ -5,6 +5,9 @@ import os
 import signal
 import socket
 import subprocess
+from typing import Any
+
+import pytest
 
 from fleetward import launch, postgres
 from fleetward.owner import owner
@@ -47,6 +50,25 @@ def test_first_and_second_start(ups: Ups) -> None:
     assert second.lines[-1] == "sign-in: admin"
     assert database_marker(second) == "1"
     assert not second.complaints
+
+
+def test_the_local_agent_is_enrolled_whenever_the_fleet_lacks_it(ups: Ups) -> None:
+    """Once for as long as its host is there and the broker is where it was; again when its host is gone, or the broker has moved: then
+    without approving what a person may have decided against."""
+
+    def identity(run: Run) -> dict[str, Any]:
+        """What enrollment left; the token is taken out of it, so that the next look shows whether there was another enrollment."""
+        path = run.data / "agent" / "identity.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "token": None}))
+        assert run.end() == 0
+        return found
+
+    assert identity(ups.start().until_ready())["token"] == "once-only"
+    assert identity(ups.start().until_ready())["token"] is None
+    moved = identity(ups.start(mqtt_port=(port := ups.ports())).until_ready())
+    assert (moved["token"], moved["broker"]) == ("unapproved", {"host": "127.0.0.1", "port": port})
+    assert identity(ups.start({"STAND_IN_FORGETFUL": "yes"}, mqtt_port=port).until_ready())["token"] == "once-only"
 
 
 def test_ctrl_c_and_sigterm_end_everything(ups: Ups) -> None:
@@ -130,6 +152,24 @@ def test_ports_in_use(ups: Ups) -> None:
         assert f"port {port} on 127.0.0.1 is in use" in (line := refused(ups.start(http_port=port)))
         assert "--http-port" in line
         assert "--mqtt-port" in refused(ups.start(mqtt_port=port))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"http_port": 18080, "mqtt_port": 18080}, "--http-port and --mqtt-port are both 18080"),
+        ({"broker": "mqtts://127.0.0.1:many"}, "mqtts://HOST:PORT"),
+        ({"broker": "mqtts://[::1"}, "mqtts://HOST:PORT"),
+        ({"database": "postgresql://u:p@127.0.0.1:many/d"}, "postgresql://USER:PASSWORD@HOST/DATABASE"),
+        ({"advertise": ["fleet example"]}, "--advertise 'fleet example'"),
+        ({"advertise": [""]}, "--advertise ''"),
+        ({"advertise": ["0.0.0.0"]}, "--advertise '0.0.0.0'"),
+        ({"data_dir": "/proc/nowhere"}, "/proc/nowhere: No such file or directory: choose another --data-dir"),
+    ],
+)
+def test_what_can_never_work(ups: Ups, settings: dict[str, Any], words: str) -> None:
+    """Flags that make no sense: one line that names the flag, exit 2, before anything is started."""
+    assert words in refused(ups.start(**settings))
 
 
 def test_data_directory_in_use(ups: Ups) -> None:
