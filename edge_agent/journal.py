@@ -147,7 +147,7 @@ def open_journal(path: Path, device: str) -> tuple[Journal, Durable | None, str]
         try:
             if journal.claim(device):
                 return journal, journal.load(), ""
-        except JournalCorrupt:
+        except (JournalCorrupt, JournalError):
             journal.close()
             raise
     except JournalCorrupt as error:

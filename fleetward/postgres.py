@@ -77,7 +77,7 @@ class Cluster:
         return self.home / "data"
 
     def url(self, database: str = ROLE, role: str = ROLE) -> str:
-        return f"postgresql://{role}@/{database}?host={quote(str(self.sockets), safe='/')}"
+        return _url(self.sockets, database, role)
 
     def command(self) -> list[str]:
         """What starts it, as its owner."""
@@ -112,6 +112,16 @@ class Cluster:
             self.sql(f"CREATE ROLE {ROLE} LOGIN")
         if not self.sql(f"SELECT 1 FROM pg_database WHERE datname = '{ROLE}'"):
             self.sql(f"CREATE DATABASE {ROLE} OWNER {ROLE}")
+
+
+def url_within(home: Path) -> str | None:
+    """The services' database of a cluster made by `prepare`; None where there is none."""
+    place = home / "socket"
+    return _url(place.resolve(), ROLE, ROLE) if place.exists() else None
+
+
+def _url(sockets: Path, database: str, role: str) -> str:
+    return f"postgresql://{role}@/{database}?host={quote(str(sockets), safe='/')}"
 
 
 def prepare(home: Path, settings: Mapping[str, str]) -> Cluster:

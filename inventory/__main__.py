@@ -86,7 +86,8 @@ def main() -> int:
         settings = Settings.read(os.environ, database=options.database, secrets=options.secrets, broker=options.broker)
         asyncio.run(_run(options, settings))
     except (AuthorityError, BackupError, Unavailable, ValueError, OSError) as error:
-        logging.getLogger("inventory").error("can't go on", extra={"error": str(error)})
+        if options.command is None:
+            logging.getLogger("inventory").error("can't go on", extra={"error": str(error)})
         print(f"inventory: {error}", file=sys.stderr)
         return ENVIRONMENT_WRONG
     return 0

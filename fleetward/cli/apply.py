@@ -1,8 +1,8 @@
 """`fleetward apply` and `fleetward diff`: files say what is wanted; the server says what that changes.
 
 A document whose name is not there is created, any other is a merge patch of the given fields alone: what a file does not mention is left as
-it is. Documents that refer to each other are put in order. `--prune` deletes what an earlier `apply` of the same places from this machine
-named and the files no longer do; that memory is local (`fleetward.cli.applied`).
+it is. Documents that refer to each other are put in order, and all of them are tried before the first is written. `--prune` deletes what an
+earlier `apply` of the same places from this machine named and the files no longer do; that memory is local (`fleetward.cli.applied`).
 """
 
 import difflib
@@ -45,53 +45,64 @@ def apply(session: Session, places: tuple[str, ...], prune: bool, dry_run: bool,
     documents = [(session.kind_of(document), document) for document in read(places)]
     memory = applied.Memory.of(session.client.server, places)
     outcome: list[Resource] = []
+    ordered = in_order(documents)
+    if not dry_run:
+        _rehearse(session.client, ordered)
     applier = Applier(session.client, dry_run)
-    for kind, document in in_order(documents):
+    for kind, document in ordered:
         _, resource, what = applier.one(kind, document)
         outcome.append(resource)
         _say(resource, f"{what}{' (dry run)' if dry_run else ''}", output)
         if not dry_run:
             memory.add(kind.collection, document.name)
     if prune:
-        _prune(session.client, memory, {(kind.collection, document.name) for kind, document in documents}, dry_run)
+        _prune(session, memory, {(kind.collection, document.name) for kind, document in documents}, dry_run)
     if Format(output) is Format.JSON:
         click.echo(render.to_json({"items": outcome}))
 
 
+def _rehearse(client: Client, ordered: list[tuple[Kind, Document]]) -> None:
+    """See what all of it would do before any of it is done: one wrong document must not leave the others half applied. A single one is
+    written whole or not at all anyhow. Raises CommandError."""
+    if len(ordered) > 1:
+        rehearsal = Applier(client, dry_run=True)
+        for kind, document in ordered:
+            rehearsal.one(kind, document)
+
+
 @dataclass(slots=True)
 class Applier:
-    """Applies documents, or asks what that would do. `promised` are those that a dry run would have created by now."""
+    """Applies documents, or asks what that would do. `rehearsed` are those that a dry run has been through: by now they would be there,
+    as their documents say."""
 
     client: Client
     dry_run: bool
-    promised: set[tuple[str, str]] = field(default_factory=set)
+    rehearsed: set[tuple[str, str]] = field(default_factory=set)
 
     def one(self, kind: Kind, document: Document) -> tuple[Resource | None, Resource, str]:
         """Create or patch: the resource before and after, and what became of it. Raises CommandError saying where the document stands."""
         before = found(self.client, kind, document.name)
+        body = document.body if before is None else to_set(document.body, before)
         try:
-            if before is not None:
-                patch = to_set(document.body, before)
-                after = self.client.patch(kind.collection, str(before["id"]), patch, dry_run=self.dry_run) if patch else before
-                return before, after, "unchanged" if comparable(after) == comparable(before) else "configured"
-            return None, self._create(kind, document), "created"
-        except ApiError as error:
-            raise CommandError(f"{document.where}: {error}", code_for(error)) from error
-
-    def _create(self, kind: Kind, document: Document) -> Resource:
-        try:
-            made = self.client.create(kind.collection, document.body, dry_run=self.dry_run)
+            after = self._written(kind, before, body)
         except ApiError as error:
             if not self._only_awaits(error, kind, document):
-                raise
-            made = {"kind": kind.kind, **document.body}
+                raise CommandError(f"{document.where}: {error}", code_for(error)) from error
+            after = {"kind": kind.kind, **(before or {}), **body}
         if self.dry_run:
-            self.promised.add((kind.kind, document.name))
-        return made
+            self.rehearsed.add((kind.kind, document.name))
+        if before is None:
+            return None, after, "created"
+        return before, after, "unchanged" if comparable(after) == comparable(before) else "configured"
+
+    def _written(self, kind: Kind, before: Resource | None, body: Json) -> Resource:
+        if before is None:
+            return self.client.create(kind.collection, body, dry_run=self.dry_run)
+        return self.client.patch(kind.collection, str(before["id"]), body, dry_run=self.dry_run) if body else before
 
     def _only_awaits(self, error: ApiError, kind: Kind, document: Document) -> bool:
-        """Whether all that the server misses is what this dry run has not really created."""
-        awaited = {f"/{name}" for name, to in references(kind, document.body) if to in self.promised}
+        """Whether all that the server objects to are references to what a dry run has not really written."""
+        awaited = {f"/{name}" for name, to in references(kind, document.body) if to in self.rehearsed}
         return bool(error.errors) and all(problem.pointer in awaited for problem in error.errors)
 
 
@@ -139,15 +150,16 @@ def references(kind: Kind, body: Json) -> Iterator[tuple[str, tuple[str, str]]]:
             yield name, (target, body[name])
 
 
-def _prune(client: Client, memory: applied.Memory, kept: set[tuple[str, str]], dry_run: bool) -> None:
+def _prune(session: Session, memory: applied.Memory, kept: set[tuple[str, str]], dry_run: bool) -> None:
     if not memory.existed:
         talk("nothing to prune: these places have not been applied from this machine before")
     for collection, name in [entry for entry in reversed(memory.entries()) if entry not in kept]:
+        shown = f"{session.kind(collection).kind}/{name}"
         try:
-            client.delete(collection, name, dry_run=dry_run)
-            click.echo(f"{collection}/{name} pruned{' (dry run)' if dry_run else ''}")
+            session.client.delete(collection, name, dry_run=dry_run)
+            click.echo(f"{shown} pruned{' (dry run)' if dry_run else ''}")
         except NotFound:
-            talk(f"{collection}/{name} was gone already")
+            talk(f"{shown} was gone already")
         if not dry_run:
             memory.forget(collection, name)
 

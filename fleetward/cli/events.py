@@ -3,7 +3,6 @@
 import click
 
 from fleetward.cli import render
-from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import format_option, now, show_table
 from fleetward.cli.session import Session, connected
 from fleetward.cli.watching import following
@@ -18,9 +17,7 @@ from fleetward.client import Event
 @format_option
 @connected
 def events(session: Session, watch: bool, after: int | None, kinds: tuple[str, ...], ids: tuple[str, ...], output: str) -> None:
-    """Show what changed: the newest changes, those after a position, or with --watch also those to come."""
-    if output == "yaml":
-        raise CommandError("events come as table, wide, json, jsonl or name", Exit.USAGE)
+    """Show what changed: the newest changes or those after a position; with --watch what is to come, after a position or from now on."""
     wanted = tuple(session.kind(kind).kind for kind in kinds)
     if watch:
         for event in following(session.client, after, wanted, ids):
@@ -40,6 +37,8 @@ def show(event: Event, output: str) -> None:
     match output:
         case "json" | "jsonl":
             click.echo(render.to_json_line(event.body))
+        case "yaml":
+            click.echo("---\n" + render.to_yaml(event.body), nl=False)
         case "name":
             click.echo(named(event))
         case _:

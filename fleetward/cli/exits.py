@@ -9,7 +9,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    """The command line, or the surroundings: no server, no valid token, a file that can't be read."""
+    """The command line, or the surroundings: a filter that is none, no server, no valid token, a file that can't be read."""
     NOT_FOUND = 3
     CONFLICT = 4
     TIMED_OUT = 5
@@ -25,7 +25,8 @@ class CommandError(Exception):
 
 def code_for(error: ClientError) -> Exit:
     match error:
-        case Unreachable() | ApiError(status=401):
+        # 400: what was given is no filter, no order, no position.
+        case Unreachable() | ApiError(status=400 | 401):
             return Exit.USAGE
         case NotFound():
             return Exit.NOT_FOUND

@@ -19,7 +19,7 @@ Data goes to standard output, talk to standard error. `NO_COLOR` is respected.
 _EXITS = {
     Exit.OK: "done",
     Exit.FAILED: "it failed",
-    Exit.USAGE: "the command line or the surroundings: no server, no valid token, a file that can't be read",
+    Exit.USAGE: "the command line or the surroundings: a filter that is none, no server, no valid token, a file that can't be read",
     Exit.NOT_FOUND: "there is no such resource",
     Exit.CONFLICT: "in use, taken, changed meanwhile, or not allowed from this state",
     Exit.TIMED_OUT: "time was up",

@@ -14,7 +14,7 @@ from fleetward.cli.describing import description
 from fleetward.cli.documents import parse, scalar
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.naming import names_for
-from fleetward.cli.output import format_option, now, reference, show_done, show_list, show_one, talk
+from fleetward.cli.output import Format, format_option, now, reference, show_done, show_list, show_one, talk
 from fleetward.cli.session import Session, connected
 from fleetward.client import PAGE_SIZE, Client, Json, Kind, NotFound, Resource
 
@@ -247,17 +247,21 @@ def retry(session: Session, kind: str, name: str | None, output: str) -> None:
 @click.command()
 @click.argument("kind")
 @click.argument("name", required=False, metavar="[NAME|ID]")
-@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", help="How to print.")
+@format_option
 @connected
 def explain(session: Session, kind: str, name: str | None, output: str) -> None:
     """Say why a resource is not as it was asked for."""
     found, one = one_target(session, kind, name)
     told = session.client.explain(found.collection, one)
-    match output:
-        case "json":
+    match Format(output):
+        case Format.JSON:
             click.echo(render.to_json(told))
-        case "yaml":
+        case Format.JSONL:
+            click.echo(render.to_json_line(told))
+        case Format.YAML:
             click.echo(render.to_yaml(told), nl=False)
-        case _:
+        case Format.NAME:
+            click.echo(f"{found.kind}/{one}")
+        case Format.TABLE | Format.WIDE:
             for line in render.story(told, now()):
                 click.echo(line)

@@ -5,13 +5,14 @@ A role's command becomes the role's process; flags of the shell here end up in i
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from fleetward import settings
 from fleetward.cli.exits import CommandError, Exit
-from fleetward.layout import default_data_dir
+from fleetward.layout import DataDir, default_data_dir
 from fleetward.services import modules
 
 
@@ -72,8 +73,9 @@ def up(
 _HANDED_ON = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
-def _role(name: str, doc: str, module: str, *fixed: str) -> click.Command:
-    """A command that becomes `python -m MODULE`. The three that services take are flags here, whatever else is given goes through."""
+def _role(name: str, doc: str, module: str, *fixed: str, database_here: Callable[[], str | None] = lambda: None) -> click.Command:
+    """A command that becomes `python -m MODULE`. The three that services take are flags here, whatever else is given goes through.
+    `database_here`: which one it is for where none is given."""
 
     @click.command(name=name, help=doc, context_settings=_HANDED_ON)
     @click.option("--database", envvar="FLEETWARD_DATABASE", metavar="URL", help="The PostgreSQL.")
@@ -81,7 +83,7 @@ def _role(name: str, doc: str, module: str, *fixed: str) -> click.Command:
     @click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", help="Certificates and keys.")
     @click.argument("more", nargs=-1, type=click.UNPROCESSED)
     def role(database: str | None, broker: str | None, secrets: str | None, more: tuple[str, ...]) -> None:
-        given = {"FLEETWARD_DATABASE": database, "FLEETWARD_BROKER": broker, "FLEETWARD_SECRETS": secrets}
+        given = {"FLEETWARD_DATABASE": database or database_here(), "FLEETWARD_BROKER": broker, "FLEETWARD_SECRETS": secrets}
         _become((*modules(module), *fixed, *more), os.environ | {name: value for name, value in given.items() if value})
 
     return role
@@ -101,7 +103,21 @@ def _become(command: tuple[str, ...], environment: dict[str, str]) -> None:
     os.execvpe(command[0], command, environment)
 
 
+def _local_database() -> str | None:
+    """The PostgreSQL of the `up` that runs here, where it has one of its own."""
+    from fleetward.postgres import url_within
+
+    data = DataDir(default_data_dir(os.environ))
+    return url_within(data.postgres) if data.server_json.exists() else None
+
+
 inventory: click.Command = _role("inventory", "Run the Inventory service.", "inventory")
 managers: click.Command = _role("managers", "Run the Resource Managers.", "managers")
-web: click.Command = _role("web", "Run the API and the dashboard.", "web")
-migrate: click.Command = _role("migrate", "Bring the database to this release's schema.", "inventory", "migrate")
+web: click.Command = _role("web", "Run the API and the dashboard: --host, --port, --tls.", "web")
+migrate: click.Command = _role(
+    "migrate",
+    "Bring a database to this release's schema; without --database that of the `fleetward up` that runs here.",
+    "inventory",
+    "migrate",
+    database_here=_local_database,
+)

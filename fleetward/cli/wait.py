@@ -95,7 +95,7 @@ def wait(session: Session, resource: str, name: str | None, for_: str, timeout: 
         if for_ == "current" and halted(found):
             raise CommandError(f"{kind.kind}/{one} halted: {said(found)}")
         if time.monotonic() + pause > deadline:
-            raise CommandError(f"{kind.kind}/{one}: not {for_} after {timeout}: {said(found)}", Exit.TIMED_OUT)
+            raise CommandError(f"{kind.kind}/{one}: not {for_} after {timeout}: {why_not(session, kind, found)}", Exit.TIMED_OUT)
         time.sleep(pause)
         pause = min(pause * 1.2, _LONGEST_LOOK_SECONDS)
         found = look(session, kind, one, found)
@@ -110,7 +110,7 @@ def settled(session: Session, kind: Kind, found: Resource | None) -> bool:
     told = session.client.explain(kind.collection, str(found["id"]))
     reasons = obstacles(told)
     if "Halted" in reasons:
-        raise CommandError(f"{reference(found)} halted: {told.get('summary')} (fleetward explain {kind.kind} {found.get('name')})")
+        raise CommandError(f"{reference(found)} halted: {in_short(told)} (fleetward explain {kind.kind} {found.get('name')})")
     return not reasons
 
 
@@ -128,6 +128,19 @@ def look(session: Session, kind: Kind, one: str, before: Resource | None = None)
 
 def halted(resource: Resource | None) -> bool:
     return bool(resource and (resource.get("status") or {}).get("halted"))
+
+
+def why_not(session: Session, kind: Kind, found: Resource | None) -> str:
+    """What its status says, or, of a kind without one, its explanation."""
+    if found is None or found.get("status"):
+        return said(found)
+    return in_short(session.client.explain(kind.collection, str(found["id"])))
+
+
+def in_short(told: Json) -> str:
+    """The summary of an explanation and its last cause, which is the most exact one."""
+    causes = [cause for cause in told.get("causes") or () if cause.get("reason") not in _NO_OBSTACLE]
+    return "; ".join(str(part) for part in (told.get("summary"), *(cause.get("message") for cause in causes[-1:])) if part)
 
 
 def said(resource: Resource | None) -> str:

@@ -68,6 +68,34 @@ def test_dry_run_and_diff_write_nothing(fleet: Fleet, tmp_path: Path) -> None:
     assert json.loads("\n".join(ok(fleet("get", "site", "dry-hall", "-o", "json"))))["timezone"] == "Europe/Berlin"
 
 
+def test_one_wrong_document_leaves_nothing_half_applied(fleet: Fleet, tmp_path: Path) -> None:
+    """Whatever the server refuses, wherever it stands: the documents before it are not written either."""
+    file = tmp_path / "places.yaml"
+    file.write_text("kind: region\nname: half-1\n---\nkind: region\nname: half-2\nbogus: 1\n---\nkind: region\nname: half-3\n")
+    refused = fleet("apply", "-f", str(file))
+    assert refused.exit_code == 1
+    assert "document 2 (region half-2): /bogus" in refused.stderr
+    assert not refused.stdout
+    assert fleet("get", "region", "half-1").exit_code == 3
+
+
+def test_what_only_works_in_order_is_applied_in_order(fleet: Fleet, tmp_path: Path) -> None:
+    """Two regions change places, and a site moves to a region that the same file makes: trying it first must not refuse it."""
+    file = tmp_path / "places.yaml"
+    file.write_text("kind: region\nname: turn-a\n---\nkind: region\nname: turn-b\nparent: turn-a\n---\nkind: site\nname: turn-s\n")
+    ok(fleet("apply", "-f", str(file)))
+    file.write_text(
+        "kind: region\nname: turn-a\nparent: turn-b\n---\nkind: region\nname: turn-b\nparent: null\n---\n"
+        "kind: site\nname: turn-s\nregion: turn-c\n---\nkind: region\nname: turn-c\n"
+    )
+    assert ok(fleet("apply", "-f", str(file))) == [
+        "region/turn-b configured",
+        "region/turn-a configured",
+        "region/turn-c created",
+        "site/turn-s configured",
+    ]
+
+
 def test_prune_deletes_what_the_files_have_ceased_to_mention(fleet: Fleet, tmp_path: Path) -> None:
     """And nothing that others have made; without an earlier apply it deletes nothing, and says so."""
     directory = tmp_path / "fleet"
@@ -78,8 +106,8 @@ def test_prune_deletes_what_the_files_have_ceased_to_mention(fleet: Fleet, tmp_p
     first = fleet("apply", "-f", str(directory), "--prune")
     assert "nothing to prune" in first.stderr
     (directory / "p-two.yaml").unlink()
-    assert "regions/p-two pruned (dry run)" in ok(fleet("apply", "-f", str(directory), "--prune", "--dry-run"))
-    assert ok(fleet("apply", "-f", str(directory), "--prune")) == ["region/p-one unchanged", "regions/p-two pruned"]
+    assert "region/p-two pruned (dry run)" in ok(fleet("apply", "-f", str(directory), "--prune", "--dry-run"))
+    assert ok(fleet("apply", "-f", str(directory), "--prune")) == ["region/p-one unchanged", "region/p-two pruned"]
     assert fleet("get", "region", "p-two").exit_code == 3
     ok(fleet("get", "region", "p-of-others"))
     assert ok(fleet("apply", "-f", str(directory), "--prune")) == ["region/p-one unchanged"]

@@ -84,9 +84,9 @@ def test_many_pages_are_one_list(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) 
         (("get", "spaceships"), 2, "spaceships is no kind; there is region, site, host"),
         (("get", "site", "nowhere"), 3, "nowhere"),
         (("describe", "host", "nobody"), 3, "nobody"),
-        (("get", "hosts", "--filter", "presence ="), 1, "filter"),
-        (("get", "hosts", "--filter", "nothing = 4"), 1, "(column 1)"),
-        (("get", "hosts", "--sort", "nothing"), 1, "nothing"),
+        (("get", "hosts", "--filter", "presence ="), 2, "filter"),
+        (("get", "hosts", "--filter", "nothing = 4"), 2, "(column 1)"),
+        (("get", "hosts", "--sort", "nothing"), 2, "nothing"),
         (("get", "hosts", "one", "--filter", 'name = "x"'), 2, "names, or --filter"),
         (("get", "hosts", "-o", "pdf"), 2, "pdf"),
         (("create", "site", "Not A Name"), 1, "/name"),
@@ -102,6 +102,8 @@ def test_many_pages_are_one_list(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) 
         (("wait", "site/nowhere", "--for=current", "--timeout", "soon"), 2, "duration"),
         (("token", "create", "--uses", "0"), 2, "uses"),
         (("token", "create", "--site", "nowhere"), 1, "nowhere"),
+        (("token", "create", "--ttl", "0s"), 2, "--ttl 0s: must be longer than nothing"),
+        (("token", "create", "--ttl", "9999999d"), 2, "ends too far ahead"),
         (("apply", "-f", "/nonexistent.yaml"), 2, "/nonexistent.yaml: No such file"),
         (("--server", "fleet.example", "get", "hosts"), 2, "give a URL"),
         (("up", "--broker", "rabbit"), 2, "rabbit"),
@@ -192,6 +194,7 @@ def test_waiting_for_a_config_waits_for_its_managers(fleet: Fleet) -> None:
     ok(fleet("create", "config", "unseen", "--set", "selector=name = nobody", "--set", "files=[{path: /tmp/x, content: x}]"))
     late = fleet("wait", "config/unseen", "--for=current", "--timeout", "1s")
     assert late.exit_code == 5
+    assert "unseen" in late.stderr.partition("after 1s: ")[2], "it says what its explanation says"
 
 
 def test_references_are_shown_by_name(fleet: Fleet) -> None:
@@ -227,6 +230,30 @@ def test_integration_create_writes_a_key_that_fits(fleet: Fleet, tmp_path: Path)
     assert stat.S_IMODE((out / "client.key").stat().st_mode) == 0o600
     both = fleet("integration", "create", "both", "--write", "--write-unsigned", "--out", str(out))
     assert both.exit_code == 2
+
+
+def test_an_integration_is_made_whole_or_not_at_all(fleet: Fleet, tmp_path: Path) -> None:
+    """A directory that can't be written costs no name; a name that is taken costs no key of the one that has it."""
+    assert fleet("integration", "create", "whole", "--out", "/proc/nowhere").exit_code == 2
+    ok(fleet("integration", "create", "whole", "--out", str(tmp_path)))
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert fleet("integration", "create", "whole", "--out", str(tmp_path)).exit_code == 4
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_explain_takes_every_format(fleet: Fleet) -> None:
+    """The same ones as `get`."""
+    ok(fleet("create", "region", "told"))
+    beginnings = {"table": "told is", "wide": "told is", "json": "{\n", "jsonl": '{"', "yaml": "summary: ", "name": "region/told\n"}
+    for output, beginning in beginnings.items():
+        assert ok(fleet("explain", "region", "told", "-o", output)).startswith(beginning)
+
+
+def test_events_as_yaml_are_documents(fleet: Fleet) -> None:
+    """As `get -o yaml` prints resources."""
+    ok(fleet("create", "region", "eventful"))
+    until(lambda: "name: eventful" in ok(fleet("events", "--kind", "region", "-o", "yaml")), 10, "the change has not been published")
+    assert ok(fleet("events", "--kind", "region", "-o", "yaml")).startswith("---\nposition: ")
 
 
 def test_the_client_raises_what_happened(api: "object") -> None:

@@ -24,9 +24,18 @@ def test_migrate_may_be_repeated(postgres_url: str) -> None:
     """By flag and by environment; without either, what to give, exit 2."""
     assert run("migrate", "--database", postgres_url).returncode == 0
     assert run("migrate", FLEETWARD_DATABASE=postgres_url).returncode == 0
-    lost = run("migrate")
+    lost = run("migrate", FLEETWARD_DATA_DIR="/nowhere")
     assert lost.returncode == 2
-    assert "FLEETWARD_DATABASE" in last_line(lost.stderr)
+    [line] = lost.stderr.splitlines()
+    assert "FLEETWARD_DATABASE" in line
+
+
+def test_a_flag_that_there_is_not_is_refused() -> None:
+    """By each role that is handed more flags than the command knows, before it does anything."""
+    for role in (("broker", "--data", "/nowhere"), ("inventory",), ("managers",), ("web",), ("migrate",)):
+        refused = run(*role, "--bogus", FLEETWARD_SECRETS="/nowhere", FLEETWARD_DATABASE="postgresql://nobody@127.0.0.1:9/none")
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False), refused.stderr
+        assert "--bogus" in refused.stderr
 
 
 def test_a_role_takes_its_settings_from_the_file(postgres_url: str, tmp_path: Path) -> None:
