@@ -1,7 +1,8 @@
 """A device's durable stream and its sessions: what the next message means, decided without a database. Pure; called by `inventory.ingest`.
 
 A stream takes each `seq` once and in order; an epoch is left for ever when a new one begins at 1. Sessions and epochs are compared for
-equality, never for order, because clocks lie: one that has been seen and left (the last `KEPT` of each) never comes back into effect.
+equality, never for order, because clocks lie: one that has been seen and left (the last `KEPT` of each) does not come back into effect.
+But a session that another one took the place of, and that speaks on, is the living one: the other's first message was late.
 
 Source: design.md section 4 ("Up", "Sessions and epochs").
 """
@@ -9,6 +10,7 @@ Source: design.md section 4 ("Up", "Sessions and epochs").
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from broker.messages import Ack, Heartbeat, Presence
 
@@ -21,14 +23,19 @@ NEVER_GIVEN = 2**53 - 1
 CALM = timedelta(minutes=10)
 """A session that has lasted so long ends the suspicion that two machines take turns."""
 
+RETURNS = 2
+"""So often a session has to speak that another one took the place of, and then it is current again. It was the other one that was late: its
+first message was overtaken, and nothing else would ever be heard of the device until it connects anew."""
+
 TURNS = 3
 """So often a retired session, or a left boot, has to come back before it is called a clone: once may be a message that was late."""
 
 
 @dataclass(slots=True)
 class Stream:
-    """One row of `device_stream` under its lock, being changed. `retired` holds [session, boot_id], the newest last. `fence`: the highest
-    number that a command to the device has been signed with."""
+    """One row of `device_stream` under its lock, being changed. `retired` holds [session, boot_id, heard], the newest last; `heard`: how
+    often it has spoken since another one took its place, null where it has ended. Older rows hold two members, of sessions that ended.
+    `fence`: the highest number that a command to the device has been signed with."""
 
     host: str
     epoch: str | None = None
@@ -36,7 +43,7 @@ class Stream:
     session: str | None = None
     session_since: datetime | None = None
     boot_id: str | None = None
-    retired: list[list[str | None]] = field(default_factory=list)
+    retired: list[list[Any]] = field(default_factory=list)
     retired_epochs: list[str] = field(default_factory=list)
     keepalive_s: int = 30
     heartbeat_s: int = 30
@@ -93,11 +100,11 @@ def hear_presence(stream: Stream, message: Presence, at: datetime) -> Heard:
     """A session begins or ends."""
     if not message.online:
         return _end(stream, message.session)
-    if _is_retired(stream, message.session):
+    if not _may_speak(stream, message.session, at):
         return _flap(stream)
     cloned = Heard.IGNORED
     if message.session != stream.session:
-        if message.boot_id != stream.boot_id and any(boot == message.boot_id for _, boot in stream.retired):
+        if message.boot_id != stream.boot_id and any(each[1] == message.boot_id for each in stream.retired):
             cloned = _flap(stream)
         _begin(stream, message.session, at)
     stream.boot_id = message.boot_id
@@ -107,7 +114,7 @@ def hear_presence(stream: Stream, message: Presence, at: datetime) -> Heard:
 
 def hear_heartbeat(stream: Stream, message: Heartbeat, at: datetime) -> Heard:
     """A session that is not known began while nobody listened: it is taken for current, its boot unknown until it says."""
-    if _is_retired(stream, message.session):
+    if not _may_speak(stream, message.session, at):
         return _flap(stream)
     if message.session != stream.session:
         _begin(stream, message.session, at)
@@ -118,7 +125,7 @@ def hear_heartbeat(stream: Stream, message: Heartbeat, at: datetime) -> Heard:
 def _begin(stream: Stream, session: str, at: datetime) -> None:
     if stream.session_since is not None and at - stream.session_since > CALM:
         stream.flaps = 0
-    _retire(stream)
+    _retire(stream, 0)
     stream.session, stream.session_since = session, at
 
 
@@ -126,18 +133,32 @@ def _end(stream: Stream, session: str) -> Heard:
     """Only the current session ends; the Will of an earlier one is late and harms nobody."""
     if session != stream.session:
         return Heard.IGNORED
-    _retire(stream)
+    _retire(stream, None)
     stream.session = None
     return Heard.OFFLINE
 
 
-def _retire(stream: Stream) -> None:
+def _retire(stream: Stream, heard: int | None) -> None:
     if stream.session is not None:
-        stream.retired = [*stream.retired, [stream.session, stream.boot_id]][-KEPT:]
+        stream.retired = [*stream.retired, [stream.session, stream.boot_id, heard]][-KEPT:]
 
 
-def _is_retired(stream: Stream, session: str) -> bool:
-    return any(retired == session for retired, _ in stream.retired)
+def _may_speak(stream: Stream, session: str, at: datetime) -> bool:
+    """Whether a session counts: the current one, an unseen one, and one that was displaced but goes on, which then is current again."""
+    found = next((each for each in stream.retired if each[0] == session), None)
+    if found is None:
+        return True
+    heard = found[2] if len(found) > 2 else None
+    if heard is None:
+        return False
+    others = [each for each in stream.retired if each is not found]
+    if heard + 1 < RETURNS:
+        stream.retired = [[session, found[1], heard + 1] if each is found else each for each in stream.retired]
+        return False
+    stream.retired = others
+    _begin(stream, session, at)
+    stream.boot_id = found[1]
+    return True
 
 
 def _flap(stream: Stream) -> Heard:

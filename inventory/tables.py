@@ -116,7 +116,8 @@ class DeviceLiveness(Model):
 
 class DeviceStream(Model):
     """Where a device's durable stream stands (epoch and the last committed seq), and its sessions. `retired`: the last sessions before
-    the current one, as [session, boot_id]; `retired_epochs`: the epochs before; `flaps`: how often a retired session has spoken;
+    the current one, as [session, boot_id, heard] (`inventory.streams` says what); `retired_epochs`: the epochs before; `flaps`: how often
+    a retired session has spoken;
     `resync_at`: when the device is to be asked for everything, None where nothing is doubted."""
 
     host = CharField(max_length=64, primary_key=True)

@@ -105,16 +105,43 @@ def test_eight_retired_sessions_are_remembered() -> None:
     stream = Stream("host-1")
     for n in range(20):
         hear_presence(stream, presence(f"s{n}"), AT)
-    assert [session for session, _ in stream.retired] == [f"s{n}" for n in range(11, 19)]
+    assert [session for session, *_ in stream.retired] == [f"s{n}" for n in range(11, 19)]
 
 
 def test_two_sessions_taking_turns_are_called_a_clone_once() -> None:
-    """A retired session that keeps speaking is another machine; reported at the third time and not again."""
+    """Two machines that both keep speaking: reported at the third time that one was not current, and not again."""
     stream = Stream("host-1")
     hear_presence(stream, presence("s1"), AT)
     hear_presence(stream, presence("s2", "b2"), AT)
-    heard = [hear_heartbeat(stream, beat("s1"), AT) for _ in range(TURNS + 2)]
-    assert heard.count(Heard.CLONED) == 1 and heard[TURNS - 1] is Heard.CLONED
+    heard = [hear_heartbeat(stream, beat(f"s{1 + n % 2}"), AT) for n in range(6 * TURNS)]
+    assert heard.count(Heard.CLONED) == 1
+
+
+def test_a_session_whose_place_a_late_message_took_comes_back() -> None:
+    """The first message of an earlier session was overtaken by this one's: once is ignored, going on is not."""
+    stream = Stream("host-1")
+    hear_presence(stream, presence("s2", "b2"), AT)
+    hear_presence(stream, presence("s1", "b1"), AT)
+    assert hear_heartbeat(stream, beat("s2"), AT) is Heard.IGNORED
+    assert hear_heartbeat(stream, beat("s2"), AT) is Heard.ONLINE
+    assert (stream.session, stream.boot_id) == ("s2", "b2")
+    assert hear_presence(stream, presence("s1", "b1", online=False), AT) is Heard.IGNORED
+
+
+def test_it_comes_back_also_after_the_late_one_has_ended() -> None:
+    """Whose Will took the device offline, although it was connected all the time."""
+    stream = Stream("host-1")
+    hear_presence(stream, presence("s2"), AT)
+    hear_presence(stream, presence("s1"), AT)
+    assert hear_presence(stream, presence("s1", online=False), AT) is Heard.OFFLINE
+    heard = [hear_heartbeat(stream, beat("s2"), AT) for _ in range(3)]
+    assert heard == [Heard.IGNORED, Heard.ONLINE, Heard.ONLINE]
+
+
+def test_a_row_of_an_earlier_release_is_understood() -> None:
+    """It says of no session how it was left, so that none of them comes back."""
+    stream = Stream("host-1", session="s2", retired=[["s1", "b1"]])
+    assert [hear_heartbeat(stream, beat("s1"), AT) for _ in range(3)].count(Heard.ONLINE) == 0
 
 
 def test_a_boot_that_comes_back_is_a_clone_too() -> None:

@@ -4,11 +4,12 @@ Whoever sees something happen tells it here: the database each commit, devices e
 reconcile. What is found wrong is a `Broken`, with the promise that it breaks; the first one ends the world.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.messages import CommandState
+from broker.messages import CommandState, Presence
 from edge_agent.signals import Run
 from edge_agent.state import Phase, State
 from inventory.changes import chain
@@ -42,7 +43,8 @@ class Checks:
         """By the transaction under way."""
         self.versions: dict[str, int] = {}
         self.fences: dict[tuple[str, str], int] = {}
-        self.born: dict[str, dict[str, int]] = {}
+        self.farewells: set[str] = set()
+        """Sessions of which a Will or a goodbye has come to the broker."""
         self.starts: dict[str, int] = {}
         self.promised: dict[str, int] = {}
 
@@ -155,9 +157,10 @@ class Checks:
 
     # --- presence ---------------------------------------------------------------------------------------------------------------
 
-    def dialled(self, device: Device, session: str) -> None:
-        sessions = self.born.setdefault(device.host, {})
-        sessions[session] = len(sessions)
+    def published(self, topic: str, payload: bytes) -> None:
+        """The broker has a message of a device, or its Will."""
+        if topic.endswith(Presence.suffix) and b'"online":false' in payload:
+            self.farewells.add(json.loads(payload)["session"])
 
     def _presence(self, before: Row, after: Row) -> None:
         if before["presence"] == after["presence"]:
@@ -168,14 +171,13 @@ class Checks:
             self._offline(host)
 
     def _offline(self, host: str) -> None:
-        """By its Will: that of the session that was current. By its silence: there was some."""
+        """By a Will or a goodbye: that of the session that was current. By its silence: there was some."""
         memory = self.world.memory
         stream, live = memory["device_stream"].rows[host], memory["device_liveness"].get(host)
-        sessions = self.born.get(host, {})
         if stream["session"] is None:
-            retired = [session for session, _ in loads(stream["retired"])]
-            if retired and any(sessions.get(s, 0) > sessions.get(retired[-1], 0) for s in retired[:-1]):
-                self.fail("a late Will harms nobody", f"{self.world.alias(host)} is offline by the Will of an older session")
+            ended = loads(stream["retired"])[-1][0]
+            if ended not in self.farewells:
+                self.fail("a late Will harms nobody", f"{self.world.alias(host)} is offline, and nobody said that its session has ended")
             return
         if live is None:
             return
@@ -270,6 +272,11 @@ class Checks:
         if memory["cursors"].rows["managers"]["position"] < memory["relay"].rows[1]["position"]:
             return "the managers have not read all changes"
         return self._unsettled()
+
+    def unsent(self) -> str:
+        """A command that its device has not taken, where there is one."""
+        taken = self.world.memory["command"].rows.values()
+        return next((f"{self.world.alias(row['id'])} is {row['state']}" for row in taken if row["state"] in ("queued", "sent")), "")
 
     def _unsettled(self) -> str:
         memory = self.world.memory

@@ -306,7 +306,6 @@ class Device:
         return Clock(now - self.booted_at, BEGINNING.timestamp() + now + self.skew_s)
 
     def connect(self, identity: Identity, effect: Any, deliver: Any) -> DeviceLink:
-        self.world.checks.dialled(self, effect.session)
         return DeviceLink(self.world.broker, self.host, self.path, effect, deliver)
 
     def profile(self) -> Profile:

@@ -92,9 +92,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "late-will-counts",
         "inventory/streams.py",
-        "    if session != stream.session:\n        return Heard.IGNORED\n    _retire(stream)",
-        "    _retire(stream)",
+        "    if session != stream.session:\n        return Heard.IGNORED\n    _retire(stream, None)",
+        "    _retire(stream, None)",
         "The Will of an earlier session takes a device offline that has long connected again.",
+    ),
+    Mutation(
+        "displaced-session-stays-away",
+        "inventory/streams.py",
+        "    if heard + 1 < RETURNS:",
+        "    if heard + 1 < 1000 * RETURNS:",
+        "A session whose place a late message of an earlier one took is never current again, although it is the living one.",
     ),
     Mutation(
         "left-epoch-comes-back",

@@ -70,7 +70,7 @@ class Broker:
         self.alive = True
         self.era = 0
         self.clients: dict[str, Client] = {}
-        self.delivered = 0
+        self.published: Callable[[str, bytes], object] = lambda topic, payload: None
 
     # --- connections ---
 
@@ -118,13 +118,13 @@ class Broker:
         self._carry(client.path.up, arrive)
 
     def route(self, topic: str, payload: bytes) -> None:
+        self.published(topic, payload)
         for client in list(self.clients.values()):
             if any(_fits(each, topic) for each in client.filters):
                 self._carry(client.path.down, self._deliver, client, topic, payload)
 
     def _deliver(self, client: Client, topic: str, payload: bytes) -> None:
         if self.clients.get(client.id) is client:
-            self.delivered += 1
             client.receive(topic, payload)
 
     def _carry(self, passable: bool, arrive: Callable[..., object], *args: Any) -> None:
@@ -256,7 +256,8 @@ class ServiceSession:
         self._filters: dict[str, None] = {}
         self._client: Client | None = None
         self.connected_since: datetime | None = None
-        self._dial()
+        self.connections = 0
+        later(0.0, self._dial)
 
     async def connected(self) -> None:
         await self._up.wait()
@@ -311,6 +312,7 @@ class ServiceSession:
         self._client = client
         self._broker.attach(client)
         self.connected_since = self._broker.loop.wall()
+        self.connections += 1
         self._up.set()
         self._listener(SessionUp(self.connected_since))
 

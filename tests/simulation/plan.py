@@ -72,7 +72,7 @@ def _shape(dice: Random) -> Shape:
         delay_s=dice.choice((0.02, 0.02, 0.3, 1.5)),
         drop=dice.choice((0.02, 0.2)) if hostile else 0.0,
         double=dice.choice((0.05, 0.3)) if hostile else 0.0,
-        late=0.0,
+        late=dice.choice((0.0, 0.1)) if hostile else 0.0,
         slow=dice.choice((0.0, 0.05)) if shaky else 0.0,
         cut_before=0.05 if shaky else 0.0,
         cut_after=0.05 if shaky else 0.0,

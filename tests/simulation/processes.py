@@ -9,10 +9,9 @@ import base64
 import contextvars
 import hashlib
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from pathlib import Path as FilePath
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from nacl.signing import SigningKey
@@ -21,9 +20,7 @@ from broker.client import SessionDown, SessionUp
 from broker.messages import Delegation, Mandate, encode_text, now_text
 from inventory.authority import CommandSigner, key_id
 from inventory.ingest import Ingest
-from inventory.leases import Leases
-from inventory.memory import Recently
-from inventory.service import TELL_S, Service, _keep, _release
+from inventory.service import Service, _keep, _release
 from inventory.settings import Settings
 from inventory.store import Store
 from managers.rendering import Renderer
@@ -31,7 +28,7 @@ from managers.service import assemble, started
 from managers.settings import Settings as ManagerSettings
 from tests.simulation.clockwork import BEGINNING, OWNER, later
 from tests.simulation.database import Process, SimulatedDatabase
-from tests.simulation.network import TOPICS, Path, ServiceSession
+from tests.simulation.network import Path, ServiceSession
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -122,40 +119,35 @@ class ServerProcess(Process):
             self.world.checks.broke(f"{self.name} ended", error)
 
 
-class _Service(Service):
-    """The product's service, put together by hand."""
+def _broker_session(settings: Any, listener: Callable[[SessionUp | SessionDown], None]) -> ServiceSession:
+    """What an Inventory process gets where it asks for a session with the broker."""
+    process: ServerProcess = OWNER.get()
+    session = ServiceSession(process.world.broker, process, process.path, listener)
+    process.session = session
+    return session
 
-    def __init__(self, process: "InventoryProcess") -> None:
-        world = process.world
-        self._settings, self._db = SETTINGS, process.db  # type: ignore[assignment]
-        session = ServiceSession(world.broker, process, process.path, self._session_changed)
-        self.session = process.session = session  # type: ignore[assignment]
-        self.ingest = Ingest(
-            self._db,
-            TOPICS,
-            Authority(),  # type: ignore[arg-type]
-            SIGNER,
-            self._send,
-            interrupted=self._interrupted,
-            clock=world.loop.wall,
-            mono=world.loop.time,
-        )
-        self.leases = Leases(self._db, TOPICS, session, process.name, SETTINGS.lease_s, self.ingest.forget)
-        self._publisher = self._telemetry = SimpleNamespace(run=None)  # type: ignore[assignment]
-        self._told = Recently(TELL_S, limit=1000)
-        self._numbers = {}
-        self.subscribed = asyncio.Event()
 
-    def _session_changed(self, event: Any) -> None:
-        if hasattr(self, "leases"):  # the first connection stands before the leases do
-            super()._session_changed(event)
+def _ingest(*args: Any, **more: Any) -> Ingest:
+    """The product's ingest, by this world's clock."""
+    loop = OWNER.get().world.loop
+    return Ingest(*args, **more, clock=loop.wall, mono=loop.time)
+
+
+SERVICE_SEAMS: Mapping[str, Any] = {
+    "Session": _broker_session,
+    "Ingest": _ingest,
+    "Authority": lambda secrets: Authority(),
+    "CommandSigner": lambda secrets: SIGNER,
+}
+"""Names of `inventory.service` and what stands for them: no TLS, no key files."""
 
 
 class InventoryProcess(ServerProcess):
     """A replica of the Inventory service."""
 
     async def run(self) -> None:
-        service = _Service(self)
+        service = Service(SETTINGS, self.db)  # type: ignore[arg-type]
+        service.leases._name = self.name
         parts = service.parts()
         tasks = [asyncio.create_task(_keep(name, parts[name]), name=name) for name in PARTS]
         try:

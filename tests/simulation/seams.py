@@ -5,7 +5,7 @@ because a simulated second costs as much as the polls in it.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -131,11 +131,14 @@ async def _delete_row(w: Any, kind: Kind, id: str) -> None:
 
 
 @contextmanager
-def replaced(seams: Seams) -> Iterator[None]:
-    """The product runs in a simulated world within; afterwards everything is as it was."""
+def replaced(seams: Seams, service: Mapping[str, Any]) -> Iterator[None]:
+    """`service`: what stands for names of `inventory.service`.
+
+    The product runs in a simulated world within; afterwards everything is as it was."""
     before: list[tuple[Any, str, Any]] = []
     try:
-        for owner, name, value in seams._replacements():
+        more = [(inventory.service, name, value) for name, value in service.items()]
+        for owner, name, value in [*seams._replacements(), *more]:
             before.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
         yield

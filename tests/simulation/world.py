@@ -31,14 +31,14 @@ from tests.simulation.device import PUMP, Device, _Executor
 from tests.simulation.memory import Memory, Row
 from tests.simulation.network import TOPICS, Broker, Path, Weather
 from tests.simulation.plan import Event, Plan
-from tests.simulation.processes import ROOT, Authority, InventoryProcess, ManagersProcess, ServerProcess
+from tests.simulation.processes import ROOT, SERVICE_SEAMS, Authority, InventoryProcess, ManagersProcess, ServerProcess
 from tests.simulation.seams import Seams, replaced
 
 ADMIN = Actor.user("admin", "admin")
 PATIENCE_S = 900.0
 """After the healing: a command ends 10 minutes after it was made plus its time limit at the latest."""
-CONVERGED_S = 420.0
-"""After the healing, without commands that wait for their deadline: the agent's longest resend is 300 s."""
+RESENT_S = 150.0
+"""After the healing no command is on its way any more: a device has connected again within 60 s, and a command is sent again after 10."""
 RETRY_S = 25.0
 
 
@@ -83,6 +83,7 @@ class World:
         self.seams = Seams(self.loop, self.dice, shards, lambda: self.scanning, self.checks.take)
         self._make_tables(shards)
         self.server.began = self.checks.taken.clear
+        self.broker.published = self.checks.published
         if record:
             self.server.record = []
         self._web = SimulatedDatabase(self.server, Process("web"))
@@ -120,7 +121,7 @@ class World:
             logger.propagate = False
         asyncio.set_event_loop(self.loop)
         try:
-            with replaced(self.seams):
+            with replaced(self.seams, SERVICE_SEAMS):
                 broken = self._run()
         finally:
             for logger, level in zip(loggers, levels, strict=True):
@@ -202,6 +203,8 @@ class World:
             unrest = self.checks.unrest()
             calm = 0 if unrest else calm + 1
             waited = self.loop.now - self.healed_at
+            if waited > RESENT_S and (lost := self.checks.unsent()):
+                self.checks.fail("a command that was lost is sent again", f"{waited:.0f} s after the healing: {lost}")
             if unrest and waited > PATIENCE_S:
                 self.checks.fail("desired becomes current", f"{waited:.0f} s after the healing: {unrest}")
             if self.loop.now - retried > RETRY_S:
