@@ -187,13 +187,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if now >= end and not taken:\n        return End(CommandState.TIMED_OUT)",
         "A command that a device has taken and then forgotten never ends.",
     ),
-    Mutation(
-        "same-session-is-enough",
-        "managers/dispatch.py",
-        "    return Send(end if taken else min(end, now + RESEND))",
-        "    return Send(end)",
-        "A command that got lost on its way is sent once and never again.",
-    ),
 )
 BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 
