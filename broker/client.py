@@ -6,7 +6,8 @@ reading the socket, so that nothing that the broker has delivered is dropped her
 unacknowledged messages. It deliberately keeps nothing across a connection's end: durability is the sender's and the other end's
 (design.md section 4), and whoever awaits `publish` is told with `NotConnected`.
 
-Beneath is aiomqtt over paho. Its per-message tasks and its scan of pending calls are bypassed: see `_Client`.
+Beneath is aiomqtt over paho. Its per-message tasks and its scan of pending calls are bypassed: see `_Client`; so is paho's reading of
+messages: see `broker.reading`.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 import aiomqtt
 import paho.mqtt.client as paho
 
+from broker.reading import Reader, Taker
 from broker.topics import Topic, TopicError, Topics
 
 log = logging.getLogger(__name__)
@@ -136,11 +138,11 @@ Listener = Callable[[SessionUp | SessionDown], None]
 class _Client(aiomqtt.Client):
     """aiomqtt for connecting and subscribing, with the two hot paths replaced.
 
-    Messages go straight to `sink` instead of through a task each; acknowledgements are found by their packet id instead of by a walk over
+    Messages go straight to `take` instead of through a task each; acknowledgements are found by their packet id instead of by a walk over
     all pending calls; and reading can pause.
     """
 
-    def __init__(self, settings: Settings, sink: Callable[[paho.MQTTMessage], None]) -> None:
+    def __init__(self, settings: Settings, take: Taker) -> None:
         super().__init__(
             settings.host,
             settings.port,
@@ -154,11 +156,10 @@ class _Client(aiomqtt.Client):
             max_queued_outgoing_messages=0,
         )
         self._client.disable_logger()  # it formats several lines a message, for nobody
-        self._sink = sink
+        self._reader = Reader(self._client, take)
         self._room = asyncio.Semaphore(settings.unacknowledged)
         self._unacknowledged: dict[int, asyncio.Future[None] | None] = {}
         self._reading: int | None = None
-        self._paused = False
 
     async def ended(self) -> str:
         """Wait for the end of the connection, and say why it ended."""
@@ -187,13 +188,13 @@ class _Client(aiomqtt.Client):
         self._unacknowledged.clear()
 
     def pause(self) -> None:
-        self._paused = True
+        self._reader.stopped = True
         if self._reading is not None:
             self._loop.remove_reader(self._reading)
 
     def resume(self) -> None:
-        """Read on, first what TLS has decoded already: the selector does not see that."""
-        self._paused = False
+        """Read on, first what has been read or decoded already: the selector does not see that."""
+        self._reader.stopped = False
         if self._reading is not None and not self._disconnected.done():
             self._loop.add_reader(self._reading, self._readable)
             self._loop.call_soon(self._readable)
@@ -201,9 +202,6 @@ class _Client(aiomqtt.Client):
     def _give_room(self, qos: int) -> None:
         if qos:
             self._room.release()
-
-    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        self._sink(message)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if mid not in self._unacknowledged:
@@ -227,10 +225,11 @@ class _Client(aiomqtt.Client):
         super()._on_socket_close(client, userdata, sock)
 
     def _readable(self) -> None:
-        """Read a packet, and all others that TLS has decoded along with it."""
+        """Read what is there, and what TLS has decoded along with it."""
         try:
-            while self._reading is not None and not self._paused:
-                self._client.loop_read()
+            self._reader.go_on()
+            while self._reading is not None and not self._reader.stopped:
+                self._reader.read()
                 sock = self._client.socket()
                 if not isinstance(sock, ssl.SSLSocket) or not sock.pending():
                     break
@@ -422,8 +421,7 @@ class Session:
 
     # --- the inbox ------------------------------------------------------------------------------------------------------------
 
-    def _receive(self, message: paho.MQTTMessage) -> None:
-        text, payload = message.topic, bytes(message.payload)
+    def _receive(self, text: str, payload: bytes) -> None:
         self._inbox.append(Received(self._parse(text), text, payload, datetime.now(UTC)))
         self._inbox_bytes += len(payload)
         self._arrived.set()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar
 
 MAX_BYTES = 256 * 1024
@@ -253,12 +254,18 @@ def from_json(kind: type[R], body: Any) -> R:
     """Build a message or a part of one. Raises ContractError naming the member; unknown members are ignored."""
     _object(body)
     values = {}
-    for f in fields(kind):
-        if f.name in body:
-            values[f.name] = _at(f.name, f.metadata["check"], body[f.name])
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise ContractError(f"{f.name}: must be there")
+    for name, check, required in _members(kind):
+        if name in body:
+            values[name] = _at(name, check, body[name])
+        elif required:
+            raise ContractError(f"{name}: must be there")
     return kind(**values)
+
+
+@cache
+def _members(kind: type[R]) -> tuple[tuple[str, Check, bool], ...]:
+    """Of each field: its name, its check, and whether it has no default."""
+    return tuple((f.name, f.metadata["check"], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind))
 
 
 def to_json(value: Any) -> Any:
@@ -577,7 +584,7 @@ def encode(
 
 def mac(key: bytes, topic: str, unsealed: bytes) -> str:
     """HMAC-SHA256, hex, over the topic, a newline, and the bytes before `,"mac":`."""
-    return hmac.new(key, topic.encode() + b"\n" + unsealed, hashlib.sha256).hexdigest()
+    return hmac.digest(key, topic.encode() + b"\n" + unsealed, "sha256").hex()
 
 
 def open_envelope(suffix: str, payload: bytes, *, topic: str = "", key: bytes | None = None) -> Envelope:
@@ -658,9 +665,13 @@ def _no_constant(name: str) -> Any:
     raise ContractError(f"must be JSON: {name} is none")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+"""Made once: `json.loads` makes one for each text where it is told of constants."""
+
+
 def _loads(payload: bytes) -> Json:
     try:
-        value = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        value = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ContractError(f"must be JSON in UTF-8: {error}") from None
     return _object(value)
