@@ -5,6 +5,7 @@ the last row's sort keys, not a position, so rows that come or go between two pa
 
 Where every key goes one way and none is NULL, what follows a row is one row-wise comparison. Otherwise it is a UNION ALL of disjoint
 ranges, each of which an index can serve, since PostgreSQL turns no OR of ranges into one ordered scan. NULL sorts as the greatest value.
+Of a kind with joins the page is chosen first, and only its rows are joined and filled in.
 Source: AIP-158 (pagination), design.md section 5.
 """
 
@@ -87,8 +88,20 @@ def page_query(kind: Kind, predicate: Predicate, order: Order, query: ListQuery,
         ranges = _ranges(order.keys, _read_token(query.page_token, digest, order.keys), params, predicate.start)
     keys = ", ".join(f"{key.sql}::{key.cast} AS {_alias(number)}" for number, key in enumerate(order.keys))
     ending = f"ORDER BY {order.sql} LIMIT {query.page_size + 1}"
-    parts = [f"SELECT {select}, {keys} FROM {source} WHERE ({predicate.sql}){after} {ending}" for after in ranges]
-    return PageQuery(_union(parts, order, query.page_size), tuple(params), order, query.page_size, digest)
+    chosen = "r.id AS page_row" if kind.joins else select
+    parts = [f"SELECT {chosen}, {keys} FROM {source} WHERE ({predicate.sql}){after} {ending}" for after in ranges]
+    sql = _union(parts, order, query.page_size)
+    if kind.joins:
+        sql = _filled(sql, order, select=select, source=source)
+    return PageQuery(sql, tuple(params), order, query.page_size, digest)
+
+
+def _filled(page: str, order: Order, *, select: str, source: str) -> str:
+    """The rows of a page that was chosen by id and sort keys alone: PostgreSQL then leaves out the joins that neither filter nor order
+    needs, and where it has to sort, it sorts ids instead of whole rows with all that is joined and counted for them."""
+    keys = ", ".join(_alias(number) for number in range(len(order.keys)))
+    sql = f"WITH page AS MATERIALIZED ({page}) SELECT {select}, {keys} FROM {source} JOIN page ON r.id = page.page_row"
+    return f"{sql} ORDER BY {_by_alias(order)}"
 
 
 def count_query(predicate: Predicate, *, source: str) -> str:
@@ -103,8 +116,11 @@ def _alias(number: int) -> str:
 def _union(parts: list[str], order: Order, page_size: int) -> str:
     if len(parts) == 1:
         return parts[0]
-    keys = ", ".join(f"{_alias(number)} {'DESC' if key.descending else 'ASC'}" for number, key in enumerate(order.keys))
-    return f"({') UNION ALL ('.join(parts)}) ORDER BY {keys} LIMIT {page_size + 1}"
+    return f"({') UNION ALL ('.join(parts)}) ORDER BY {_by_alias(order)} LIMIT {page_size + 1}"
+
+
+def _by_alias(order: Order) -> str:
+    return ", ".join(f"{_alias(number)} {'DESC' if key.descending else 'ASC'}" for number, key in enumerate(order.keys))
 
 
 def _ranges(keys: Sequence[OrderKey], values: Sequence[Any], params: list[Any], start: int) -> list[str]:

@@ -306,3 +306,15 @@ def _cost_at(database: Any, kind: Kind, order: Order, offset: int) -> int:
     assert len(database.fetch(page.sql, *page.params)) == 101
     explained = database.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {page.sql}", *page.params)[0][0]
     return _blocks(json.loads(explained)[0]["Plan"])
+
+
+def test_of_a_kind_with_joins_only_the_page_is_filled_in() -> None:
+    """Chosen by id and keys, so that sorting a large fleet moves no whole rows and joins nothing that the order does not need."""
+    page = page_query(
+        HOST, EVERYTHING, compile_order(HOST, "memory_bytes desc"), ListQuery(page_size=2), select="r.id, hl.labels", source="host r"
+    )
+    assert page.sql == (
+        "WITH page AS MATERIALIZED (SELECT r.id AS page_row, r.memory_bytes::bigint AS page_key_0, r.id::text AS page_key_1 FROM host r "
+        "WHERE (TRUE) ORDER BY r.memory_bytes DESC, r.id DESC LIMIT 3) SELECT r.id, hl.labels, page_key_0, page_key_1 FROM host r "
+        "JOIN page ON r.id = page.page_row ORDER BY page_key_0 DESC, page_key_1 DESC"
+    )
