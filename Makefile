@@ -34,7 +34,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format $(SOURCES)
 
 bench: .venv/installed-dev
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	$(BIN)/python -m benchmarks.run $(or $(ARGS),--write)
 
 # Two hours of steady change, 500 devices; samples, then a verdict on what grew.
 soak: .venv/installed-dev

@@ -1,6 +1,6 @@
 """What looking at the machine costs: a full scan, a look of the watcher, and the memory of both. A script, never a timed test.
 
-`python benchmarks/discovery_cost.py`; the agent's budget is 36 MiB PSS and 0.2 % CPU when idle.
+`python -m benchmarks.discovery_cost`; the agent's budget is 36 MiB PSS and 0.2 % CPU when idle.
 """
 
 import resource

@@ -1,32 +1,28 @@
-"""How long a committed change takes to reach 500 open event streams: `python benchmarks/event_stream.py [--clients 500] [--changes 100]`.
+"""How long a committed change takes to reach 500 open event streams: `python -m benchmarks.event_stream [--clients 500]`.
 
 A web process and a relay as `fleetward up` runs them, on a PostgreSQL of their own; the clients are plain sockets in this process. Each
 change is a PATCH of a host; the clock starts when its answer, which follows the commit, has arrived. Beside it stands the same with one
-client, which is the way through relay and hub alone. It prints milliseconds; it is no test, and judges nothing.
+client, which is the way through relay and hub alone.
 """
 
-import argparse
 import asyncio
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import httpx
 
-from fleetward import launch, postgres
+from benchmarks import paper
+from benchmarks.ground import directory
+from benchmarks.meters import quantile
+from benchmarks.report import Row, arguments, say
 from inventory.changes import Relay
 from inventory.db import Database, migrate
-from tests.web.site_under_test import people, until
+from tests.web.site_under_test import people
 from tests.web.web_process import process
 
 PER_SECOND = 5.0
+P99_MS = 200.0
 
 
 class Reader(asyncio.Protocol):
@@ -52,21 +48,10 @@ class Reader(asyncio.Protocol):
         self._transport.close()
 
 
-def started(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
-    command = launch.through(cluster.command(), user=cluster.owner.user, death=signal.SIGQUIT)
-    with log.open("wb") as out:
-        return subprocess.Popen(command, cwd="/", stdout=out, stderr=out)
-
-
 @asynccontextmanager
 async def installation() -> AsyncIterator[str]:
     """The URL of a web process with everything it needs."""
-    with tempfile.TemporaryDirectory(prefix="fleetward-bench-", dir="/tmp") as home:
-        Path(home).chmod(0o711)
-        cluster = postgres.prepare(Path(home) / "postgres", postgres.production(4 << 30))
-        server = started(cluster, Path(home) / "log")
-        await asyncio.to_thread(until, cluster.ready, 60)
-        cluster.ensure_database()
+    with directory() as home, paper.cluster(home / "postgres") as cluster:
         await migrate(cluster.url())
         await people(cluster.url())
         db = await Database.open(cluster.url(), application="bench-relay", pool_size=2)
@@ -78,8 +63,6 @@ async def installation() -> AsyncIterator[str]:
             relay.cancel()
             await asyncio.gather(relay, return_exceptions=True)
             await db.close()
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
 
 
 async def latencies(url: str, clients: int, changes: int, run: str) -> list[float]:
@@ -102,27 +85,34 @@ async def latencies(url: str, clients: int, changes: int, run: str) -> list[floa
     return sorted((reader.seen[key] - at) * 1000 for reader in readers for key, at in committed.items())
 
 
-def told(name: str, found: list[float]) -> None:
-    def at(share: float) -> float:
-        return found[min(len(found) - 1, int(len(found) * share))]
-
-    print(f"{name:>12}: p50 {at(0.5):6.1f} ms   p99 {at(0.99):6.1f} ms   most {found[-1]:6.1f} ms   ({len(found)} arrivals)")
+def _line(found: list[float]) -> str:
+    return f"p50 {quantile(found, 0.5):.1f} ms, p99 {quantile(found, 0.99):.1f} ms"
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--changes", type=int, default=100)
-    options = parser.parse_args()
+async def measure(clients: int, changes: int) -> Row:
     async with installation() as url:
         async with httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer admin"}, trust_env=False) as client:
             (await client.post("/api/v1/hosts", json={"name": "press"})).raise_for_status()
-        alone = await latencies(url, 1, options.changes, "alone")
-        many = await latencies(url, options.clients, options.changes, "many")
-    told("1 client", alone)
-    told(f"{options.clients} clients", many)
-    print(f"ratio of p99: {many[int(len(many) * 0.99)] / alone[int(len(alone) * 0.99)]:.1f}; to reach: p99 200 ms at 500 clients")
+        alone = await latencies(url, 1, changes, "alone")
+        many = await latencies(url, clients, changes, "many")
+    p99 = quantile(many, 0.99)
+    return Row(
+        what=f"change committed → seen by {clients} SSE clients",
+        target=f"p99 {P99_MS:.0f} ms",
+        ours=f"{_line(many)} over {len(many):,} arrivals",
+        beside=f"one client: {_line(alone)}",
+        ratio=f"{p99 / quantile(alone, 0.99):.1f} at p99",
+        met=p99 <= P99_MS,
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--changes", type=int, default=100)
+    options = parser.parse_args()
+    say(asyncio.run(measure(options.clients, options.changes)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

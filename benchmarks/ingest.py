@@ -1,24 +1,23 @@
 """Durable device messages committed, positioned and acknowledged, beside a raw pipeline in the same run.
 
-`python -m benchmarks.ingest [--devices 2000] [--messages 20] [--rounds 2]`. Each message is a section of facts that changes a column of its
-host, so each makes a change. Devices keep a window of 16 and send on when they are acknowledged; the load generator, Mosquitto (plain), a
-PostgreSQL of our own with the settings of `fleetward up`, and what is measured share the machine. *Ours* is the Inventory process as it is:
-MACs checked, streams locked, host rows written, changes relayed and published. *Raw* is the least that could be called the same: aiomqtt,
-JSON decoded, one statement that upserts and appends changes with positions, an acknowledgement. Both numbers and their ratio are printed.
+`python -m benchmarks.ingest [--broker mosquitto|embedded] [--devices 2000] [--messages 20] [--rounds 3]`. Each message is a section of
+facts that changes a column of its host, so each makes a change. Devices keep a window of 16 and send on when they are acknowledged; the
+load generator, the broker (plain), a PostgreSQL of our own with the settings of `fleetward up`, and what is measured share the machine.
+*Ours* is the Inventory process as it is: MACs checked, streams locked, host rows written, changes relayed and published. *Raw* is the
+least that could be called the same: aiomqtt, JSON decoded, one statement that upserts and appends changes with positions, an
+acknowledgement. With the embedded broker, raw runs over bare amqtt.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,15 @@ from typing import Any
 import aiomqtt
 import asyncpg
 
+from benchmarks import broker_relay, paper
+from benchmarks.ground import ROOT, Failed, directory, end, free_port, until
+from benchmarks.meters import cpu_seconds
+from benchmarks.profiling import STATEMENT_LOG, recorded, write_statements
+from benchmarks.report import Row, arguments, say
 from broker.messages import Facts, Section, encode, now_text
+from broker.mosquitto import find_mosquitto
 from broker.packets import data, packet
 from broker.topics import DeviceTopic, Topics
-from fleetward import launch, postgres
 from inventory.authority import Authority
 from inventory.db import Database, migrate
 from inventory.store import Store
@@ -40,7 +44,7 @@ TOPICS = Topics()
 WINDOW = 16
 RESEND_S = 20.0
 """Far above the agent's 5 s, because a machine with other work must not be measured by its repetitions."""
-ROOT = Path(__file__).parents[1]
+RATIO, EMBEDDED_RATE = 0.7, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +220,8 @@ def process(command: list[str], environment: dict[str, str] | None = None) -> It
         child.wait(20)
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def measure(name: str, ground: Ground, devices: list[Any], messages: int, epoch: str) -> float:
-    """Messages a second."""
+async def measure(name: str, ground: Ground, devices: list[Any], messages: int, epoch: str, profile: Path | None) -> float:
+    """Messages a second. `profile`: where a profile of ours goes."""
     payloads = {
         d.topic("up/facts").encode(): [payload(d.id, d.key, epoch, seq) for seq in range(1, messages + 1)] for d in devices
     }  # fmt: skip
@@ -236,9 +235,10 @@ async def measure(name: str, ground: Ground, devices: list[Any], messages: int, 
             "FLEETWARD_SECRETS": str(ground.secrets),
         }
     with process(command, environment) as child:
-        before = cpu_seconds(child.pid)
-        took = await load(ground, payloads)
-        used = cpu_seconds(child.pid) - before
+        before = cpu_seconds([child.pid])
+        with recorded(profile if name == "ours" else None, "ingest", child.pid):
+            took = await load(ground, payloads)
+        used = cpu_seconds([child.pid]) - before
         if name == "ours":
             await positioned(ground)
     total = len(devices) * messages
@@ -261,39 +261,33 @@ async def positioned(ground: Ground) -> None:
 
 
 @contextmanager
-def database(directory: Path) -> Iterator[str]:
-    import psutil
-
-    cluster = postgres.prepare(directory / "postgres", postgres.production(psutil.virtual_memory().total))
-    command = launch.through(cluster.command(), user=cluster.owner.user, death=signal.SIGQUIT)
-    server = subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        _until(cluster.ready)
-        cluster.ensure_database()
-        yield cluster.url()
-    finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait(20)
+def brokers(kind: str, directory: Path) -> Iterator[dict[str, int]]:
+    """The ports that ours and raw use."""
+    if kind == "mosquitto":
+        with mosquitto(directory) as port:
+            yield {"raw": port, "ours": port}
+        return
+    with broker_relay.running("ours", directory, False) as ours, broker_relay.running("amqtt", directory, False) as bare:
+        yield {"raw": bare, "ours": ours}
 
 
 @contextmanager
 def mosquitto(directory: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     settings = directory / "mosquitto.conf"
     settings.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
         "persistence false\nset_tcp_nodelay true\n"
     )
-    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    program = find_mosquitto()
+    if program is None:
+        raise Failed("there is no mosquitto on PATH: install it (apt install mosquitto)")
     broker = subprocess.Popen([program, "-c", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _until(lambda: _listens(port))
+        until(lambda: _listens(port), 30, "mosquitto")
         yield port
     finally:
-        broker.terminate()
-        broker.wait(10)
+        end(broker)
 
 
 def _listens(port: int) -> bool:
@@ -301,41 +295,56 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _until(predicate: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-async def main(options: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(prefix="fleetward-bench-", dir="/tmp") as name:
-        directory = Path(name)
-        directory.chmod(0o711)
-        authority = Authority(directory / "secrets")
+async def compare(options: argparse.Namespace) -> dict[str, float]:
+    """Messages a second of each, the best of its rounds."""
+    logged = STATEMENT_LOG if options.profile else {}
+    with directory() as home, paper.cluster(home / "postgres", **logged) as cluster, brokers(options.broker, home) as ports:
+        authority = Authority(home / "secrets")
         authority.bootstrap()
-        with database(directory) as url, mosquitto(directory) as port:
-            await migrate(url)
-            ground = Ground(url, port, authority.directory)
-            db = await Database.open(url, application="benchmark")
-            devices = await make_devices(db, Store(db), authority, [f"edge-{n}" for n in range(options.devices)])
-            async with db.acquire() as connection:
-                await connection.execute(RAW_SCHEMA)
-            await db.close()
-            best = {"raw": 0.0, "ours": 0.0}
-            for round_ in range(options.rounds):
-                for which in best:
-                    rate = await measure(which, ground, devices, options.messages, f"{which}{round_}")
-                    best[which] = max(best[which], rate)
-            print(f"raw {best['raw']:.0f} /s, ours {best['ours']:.0f} /s, ratio {best['ours'] / best['raw']:.2f} (to reach: 0.7)")
+        await migrate(cluster.url())
+        db = await Database.open(cluster.url(), application="benchmark")
+        devices = await make_devices(db, Store(db), authority, [f"edge-{n}" for n in range(options.devices)])
+        async with db.acquire() as connection:
+            await connection.execute(RAW_SCHEMA)
+        await db.close()
+        best = {"raw": 0.0, "ours": 0.0}
+        for round_ in range(options.rounds):
+            for which in best:
+                ground = Ground(cluster.url(), ports[which], authority.directory)
+                rate = await measure(which, ground, devices, options.messages, f"{which}{round_}", options.profile)
+                best[which] = max(best[which], rate)
+        if options.profile:
+            write_statements(cluster.data / "log" / "statements.log", options.profile, "statements")
+        return best
+
+
+def row(options: argparse.Namespace, best: dict[str, float]) -> Row:
+    ratio, embedded = best["ours"] / best["raw"], options.broker == "embedded"
+    return Row(
+        what=f"durable device messages committed, positioned and acknowledged, {options.devices:,} devices, {options.broker}",
+        target=f"{EMBEDDED_RATE:,} /s" if embedded else f"{RATIO} of the raw pipeline",
+        ours=f"{best['ours']:,.0f} /s",
+        beside=f"raw pipeline{' over bare amqtt' if embedded else ''}: {best['raw']:,.0f} /s",
+        ratio=f"{ratio:.2f}",
+        met=best["ours"] >= EMBEDDED_RATE if embedded else ratio >= RATIO,
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--broker", choices=("mosquitto", "embedded"), default="mosquitto")
+    parser.add_argument("--devices", type=int, default=2000)
+    parser.add_argument("--messages", type=int, default=20, help="of each device")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--raw", nargs=2, metavar=("DATABASE", "PORT"), help=argparse.SUPPRESS)
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="py-spy's flame graph of ours, and all statements added up, go there")
+    parser.add_argument("-v", action="store_true", help="show what the services log")
+    asked = parser.parse_args()
+    if asked.raw:
+        asyncio.run(raw(asked.raw[0], int(asked.raw[1])))
+    else:
+        say(row(asked, asyncio.run(compare(asked))))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", type=int, default=2000)
-    parser.add_argument("--messages", type=int, default=20, help="of each device")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--raw", nargs=2, metavar=("DATABASE", "PORT"), help=argparse.SUPPRESS)
-    parser.add_argument("-v", action="store_true")
-    asked = parser.parse_args()
-    asyncio.run(raw(asked.raw[0], int(asked.raw[1])) if asked.raw else main(asked))
+    main()
