@@ -16,6 +16,8 @@ import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -237,6 +239,21 @@ class Client:
         except httpx.HTTPError:
             return False
 
+    def readiness(self) -> tuple[dict[str, str], datetime | None]:
+        """What the server says of each of its parts (`ok`, or what is wrong), and what time it is there. Raises Unreachable."""
+        try:
+            answer = self._http.get("/readyz", timeout=5.0)
+            checks = answer.json()["checks"]
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.server} does not answer: {_said(error)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise Unreachable(f"{self.server} is no Fleetward: /readyz does not answer as one") from error
+        return {str(name): str(words) for name, words in checks.items()}, _date(answer)
+
+    def metrics(self) -> str:
+        """The Prometheus text of the whole installation."""
+        return self._send("GET", "/metrics").text
+
     def _json(self, method: str, path: str, **request: Any) -> Json:
         return _object(self._send(method, path, **request))
 
@@ -248,6 +265,13 @@ class Client:
         if answer.is_error:
             raise _refusal(answer)
         return answer
+
+
+def _date(answer: httpx.Response) -> datetime | None:
+    try:
+        return parsedate_to_datetime(answer.headers["Date"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _said(error: httpx.HTTPError) -> str:

@@ -4,11 +4,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import click
 
 from fleetward import __version__, owner, postgres, settings
+from fleetward.cli import checkup
+from fleetward.cli.checkup import Finding
 from fleetward.cli.exits import CommandError, Exit, words_for
 from fleetward.cli.session import discover
 from fleetward.client import Client, ClientError
@@ -17,15 +19,6 @@ from fleetward.preflight import Unusable, check_port
 
 _FREE_BYTES = 1024**3
 """A database that can't write stops everything: below this much room, say so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`advice` is empty where all is well."""
-
-    about: str
-    found: str
-    advice: str = ""
 
 
 @click.command()
@@ -61,12 +54,21 @@ def server() -> Iterator[Finding]:
         yield Finding("server", "none", str(error).removeprefix("no server: "))
         return
     with Client(found.url, found.token, ca=found.ca) as client:
-        ready = client.ready()
-        yield Finding("server", f"{found.url} {'is ready' if ready else 'is not ready'}", "" if ready else "look at its logs, or start it")
-        if ready:
-            yield _tried("token", lambda: f"of {client.whoami().get('name')}")
-            hosts = client.page("hosts", filter='presence = "online"', page_size=1, count=True)
-            yield Finding("hosts online", str(hosts.total))
+        yield from asked(client)
+
+
+def asked(client: Client) -> Iterator[Finding]:
+    """What a server says of itself."""
+    try:
+        checks, theirs = client.readiness()
+        yield Finding("server", client.server)
+        yield from checkup.readiness(checks)
+        yield from checkup.clock(theirs, datetime.now(UTC))
+        yield _tried("token", lambda: f"of {client.whoami().get('name')}")
+        if set(checks.values()) == {"ok"}:
+            yield from checkup.numbers(checkup.parse(client.metrics()), __version__)
+    except ClientError as error:
+        yield Finding("server", client.server, f"{words_for(error)}: start it, or look at its logs")
 
 
 def _port(port: int, flag: str) -> Finding:
