@@ -5,8 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= uv
 BIN := .venv/bin
 ARGS ?=
-# auto: several processes run the tests (docs/testing.md).
-WORKERS ?= 0
+# How many processes run the tests; 0 for one (docs/testing.md).
+WORKERS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 

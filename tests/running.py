@@ -1,7 +1,7 @@
 """How the suite is run: by how many workers (pytest-xdist), what stays together in one worker, and when a skip is a failure.
 
-A pytest plugin, loaded by tests/conftest.py. `make test WORKERS=auto` says `-n auto`; without that, and for a part of the suite,
-everything runs in one process. docs/testing.md says why it is cut like this.
+A pytest plugin, loaded by tests/conftest.py. `make test` says `-n auto`; without that, and for a part of the suite, everything runs in
+one process. docs/testing.md says why it is cut like this.
 """
 
 import os

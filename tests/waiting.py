@@ -1,8 +1,8 @@
 """Waiting in tests: for a predicate, with a deadline; never for a fixed time.
 
 Deadlines, and what the product promises in seconds, are counted in calm seconds: without the time in which some process of this machine
-was ready and got no CPU, as Linux measures it (pressure stall information). On a quiet machine they are seconds, and a promise is held to
-strictly; on a busy one they stretch as far as everything else does, so that a busy machine fails nothing.
+was ready and got no CPU, as Linux measures it (pressure stall information). On a quiet machine they are seconds, give or take the 2 s
+by which the kernel's count may lag; on a busy one they stretch as far as everything else does, so that a busy machine fails nothing.
 """
 
 import asyncio

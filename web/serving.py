@@ -8,13 +8,14 @@ Called by `web/__main__.py` and by tests. Source: tcp(7), Hypercorn's documentat
 """
 
 import asyncio
-import contextlib
+import asyncio.constants as constants
 import logging
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config, Sockets
@@ -29,6 +30,8 @@ GRACE_S: float = 2.0
 """Requests under way have so long to finish, in seconds, once the end is asked for."""
 LONGEST_END_S: float = 4.0
 """After so long, in seconds, the process ends whatever still holds on (the supervisor kills at 5)."""
+GOODBYE_S: float = 0.5
+"""A peer has so long to answer the end of its TLS connection, in seconds. asyncio gives it 30, and Hypercorn no way to say less."""
 BACKLOG: int = 1024
 """Connections that wait to be accepted: a thousand browsers come back at once after a restart."""
 
@@ -91,6 +94,8 @@ def _config(address: Address) -> Config:
 async def serve(app: Quart, address: Address, bound: socket.socket, stop: asyncio.Event, said: Callable[[str], None]) -> None:
     """Serve until `stop` is set. `said` gets the URL when requests are accepted."""
     config = _config(address)
+    setattr(constants, "SSL_SHUTDOWN_TIMEOUT", GOODBYE_S)  # noqa: B010 - a constant to type checkers, read at each connection
+    asyncio.get_running_loop().set_exception_handler(_unless_gone)
     sockets = Sockets([bound], [], []) if address.tls else Sockets([], [bound], [])
 
     async def ready() -> None:
@@ -108,11 +113,20 @@ async def serve(app: Quart, address: Address, bound: socket.socket, stop: asynci
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     _, late = await asyncio.wait({serving}, timeout=LONGEST_END_S)
-    for task in late:
+    if late:
         log.warning("requests were still under way at the end")
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)  # Hypercorn's tidying, cut short, may fail; nobody needs it any more
+        return
+    await serving
+
+
+def _unless_gone(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A peer that says no goodbye is no failure of ours; Hypercorn lets that one pass, and asyncio would log it with a traceback."""
+    if isinstance(context.get("exception"), TimeoutError) and context.get("transport") is not None:
+        log.debug("a peer did not answer the end of its connection")
+        return
+    loop.default_exception_handler(context)
 
 
 def check_tls(certificate: Path, key: Path) -> None:

@@ -28,6 +28,7 @@ from inventory.db import Database, migrate
 from tests.waiting import Stopwatch, patience
 from tests.web.site_under_test import PASSWORD, people, until
 from tests.web.web_process import process
+from web import serving
 from web.__main__ import Misconfigured, options_from, settings_from
 
 
@@ -93,8 +94,8 @@ def test_over_https_a_device_enrolls_and_cookies_are_bound_to_the_host(web_url: 
     secrets = tmp_path / "secrets"
     Authority(secrets).bootstrap(("fleet.example",))
     trust = ssl.create_default_context(cafile=str(secrets / "ca.crt"))
-    environment = {"FLEETWARD_SECRETS": str(secrets), "FLEETWARD_MQTT_ADVERTISE": "[::1]:1883"}
-    with process(web_url, "--tls", **environment) as (url, _), httpx.Client(base_url=url, verify=trust, trust_env=False) as client:
+    names = {"FLEETWARD_SECRETS": str(secrets), "FLEETWARD_MQTT_ADVERTISE": "[::1]:1883"}
+    with process(web_url, "--tls", environment=names) as (url, _), httpx.Client(base_url=url, verify=trust, trust_env=False) as client:
         assert url.startswith("https://")
         bearer = {"Authorization": "Bearer admin"}
         made = client.post("/api/v1/enrollment-tokens", json={"name": "line-4", "approve": True}, headers=bearer).json()
@@ -114,6 +115,23 @@ def test_over_https_a_device_enrolls_and_cookies_are_bound_to_the_host(web_url: 
         cookie = client.post("/login", json={"username": "admin", "password": PASSWORD}).headers["Set-Cookie"]
         assert cookie.startswith("__Host-fleetward-session=")
         assert "secure" in cookie.lower()
+
+
+def test_over_https_it_ends_quickly_though_a_client_says_no_goodbye(web_url: str, tmp_path: Path) -> None:
+    """TLS ends by both sides' word; whoever holds a connection and reads nothing does not hold the process."""
+    secrets = tmp_path / "secrets"
+    Authority(secrets).bootstrap(("fleet.example",))
+    trust = ssl.create_default_context(cafile=str(secrets / "ca.crt"))
+    with process(web_url, "--tls", environment={"FLEETWARD_SECRETS": str(secrets)}, stderr=tmp_path / "web.log") as (url, child):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as plain, trust.wrap_socket(plain, server_hostname="127.0.0.1") as held:
+            held.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert held.recv(100).startswith(b"HTTP/1.1 200")
+            watch = Stopwatch()
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(60) == 0
+            assert watch.seconds() < serving.LONGEST_END_S
+    assert "Traceback" not in (tmp_path / "web.log").read_text()
 
 
 class Postgres:
