@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from broker.client import NotConnected, Received, SessionDown, SessionUp
+from broker.messages import AUTHENTICATED
 from broker.topics import DeviceTopic, Topic, TopicError, Topics
 from edge_agent import signals
 from edge_agent.signals import Connect, Input, Publish
@@ -21,6 +22,10 @@ from tests.simulation.clockwork import VirtualLoop, later
 from tests.simulation.database import Process
 
 TOPICS = Topics()
+
+REPLAYED = (*sorted(AUTHENTICATED), "down/command", "down/checkpoint")
+"""Messages that are sealed or signed: who repeats them can't change them, and must have no effect by it."""
+REMEMBERED = 200
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Broker:
         self.alive = True
         self.era = 0
         self.clients: dict[str, Client] = {}
+        self.past: list[tuple[str, bytes]] = []
         self.published: Callable[[str, bytes], object] = lambda topic, payload: None
 
     # --- connections ---
@@ -86,11 +92,11 @@ class Broker:
             return
         del self.clients[client.id]
         if will and client.will is not None:
-            later(self.dice.choice((0.0, 0.01, 1.0, 20.0)) * self.dice.random(), self._publish_will, self.era, *client.will)
+            later(self.dice.choice((0.0, 0.01, 1.0, 20.0)) * self.dice.random(), self._of_era, self.era, *client.will)
         if told:
             later(self.dice.uniform(0.0, 0.2), client.lost, reason)
 
-    def _publish_will(self, era: int, topic: str, payload: bytes) -> None:
+    def _of_era(self, era: int, topic: str, payload: bytes) -> None:
         if era == self.era:
             self.route(topic, payload)
 
@@ -117,7 +123,14 @@ class Broker:
 
         self._carry(client.path.up, arrive)
 
+    def replay(self, most: int) -> None:
+        """As a hostile broker does: what passed before passes once more."""
+        for topic, payload in self.dice.sample(self.past, min(most, len(self.past))):
+            later(self.dice.uniform(0.0, 5.0), self._of_era, self.era, topic, payload)
+
     def route(self, topic: str, payload: bytes) -> None:
+        if len(self.past) < REMEMBERED and topic.endswith(REPLAYED):
+            self.past.append((topic, payload))
         self.published(topic, payload)
         for client in list(self.clients.values()):
             if any(_fits(each, topic) for each in client.filters):

@@ -114,6 +114,8 @@ def _trouble(dice: Random, shape: Shape) -> list[Event]:
         return [Event(at, *_of_a_device(dice, what, dice.randrange(shape.devices), seconds))]
     process = dice.choice(("inventory", "managers")), dice.randrange(2)
     match what:
+        case "replay":
+            return [Event(at, "replay_messages", (dice.choice((5, 40)),))]
         case "broker":
             return [Event(at + n * 5, "restart_broker", (dice.uniform(0.1, 3.0),)) for n in range(dice.randint(1, 3))]
         case "cut process":
@@ -149,5 +151,5 @@ _OF_A_DEVICE = ("crash", "crash at commit", "crash in effects", "journal", "disk
 _TROUBLES = (
     *_OF_A_DEVICE,
     *("crash", "crash at commit", "fails", "cut"),
-    *("cut process", "broker", "broker", "kill", "kill", "kill", "stop", "pause", "pause", "database", "database"),
+    *("cut process", "replay", "replay", "broker", "broker", "kill", "kill", "kill", "stop", "pause", "pause", "database", "database"),
 )

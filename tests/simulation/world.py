@@ -388,6 +388,9 @@ class World:
     def restart_broker(self, seconds: float) -> None:
         self.broker.restart(seconds)
 
+    def replay_messages(self, most: int) -> None:
+        self.broker.replay(most)
+
     def kill_process(self, role: str, n: int, seconds: float) -> None:
         process = self.processes.get((role, n))
         if process is not None and process.alive:
