@@ -7,6 +7,8 @@ reconcile. What is found wrong is a `Broken`, with the promise that it breaks; t
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from broker.messages import CommandState, Presence
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 class Broken(Exception):
     """A promise is not kept."""
 
+
+_FENCES: ContextVar[Mapping[str, int]] = ContextVar("fences")
+"""Of the keys in the batch that a task settles."""
 
 RESOURCES = ("host", "config", "host_config", "command", "notification")
 
@@ -240,15 +245,14 @@ class Checks:
         settler: Any = running.workers[0]._engine.settler
         finish: Callable[..., Any] = settler._finish
         once: Callable[..., Any] = settler._once
-        fences: dict[str, dict[str, int]] = {}
 
         async def watched_once(terms: Any, claimed: Any, outcomes: Any) -> Any:
-            fences.setdefault(terms.queue, {}).update({c.key: c.fence for c in claimed})
+            _FENCES.set({c.key: c.fence for c in claimed})
             return await once(terms, claimed, outcomes)
 
         async def watched_finish(tx: Any, terms: Any, settled: Any) -> None:
             await finish(tx, terms, settled)
-            tx.raw.decided = (terms.queue, dict(fences[terms.queue]), list(settled))
+            tx.raw.decided = (terms.queue, _FENCES.get(), list(settled))
 
         settler._once, settler._finish = watched_once, watched_finish
 
@@ -273,10 +277,10 @@ class Checks:
             return "the managers have not read all changes"
         return self._unsettled()
 
-    def unsent(self) -> str:
-        """A command that its device has not taken, where there is one."""
-        taken = self.world.memory["command"].rows.values()
-        return next((f"{self.world.alias(row['id'])} is {row['state']}" for row in taken if row["state"] in ("queued", "sent")), "")
+    def unsent(self, made_before: datetime) -> str:
+        """A command made before that time that its device has not taken, where there is one."""
+        old = (row for row in self.world.memory["command"].rows.values() if row["created_at"] < made_before)
+        return next((f"{self.world.alias(row['id'])} is {row['state']}" for row in old if row["state"] in ("queued", "sent")), "")
 
     def _unsettled(self) -> str:
         memory = self.world.memory

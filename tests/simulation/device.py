@@ -51,15 +51,19 @@ class PowerLoss(BaseException):
 
 
 class Disk:
-    """One table of one SQLite file. `kept`: what a crash leaves. A synchronous commit is kept; others are on their way."""
+    """One table of one SQLite file, and whose it is (`owner`).
+
+    `kept`: what a crash leaves. A synchronous commit is kept; others are on their way."""
 
     def __init__(self, dice: Random) -> None:
         self._dice = dice
         self.kept: dict[tuple[str, str], tuple[int, str]] = {}
         self.seen = self.kept
         self.working: dict[tuple[str, str], tuple[int, str]] | None = None
+        self.owner: str | None = None
         self.synchronous = False
         self.full = False
+        self._answer: tuple[str] | None = None
         self.fails_at_commit: bool | None = None
         """The power goes at the next commit: before it (False), or after it (True)."""
 
@@ -73,6 +77,7 @@ class Disk:
 
     def wipe(self) -> None:
         self.kept = self.seen = {}
+        self.owner = None
 
     # --- what a sqlite3.Connection does ---
 
@@ -94,7 +99,23 @@ class Disk:
             case "DELETE":
                 assert self.working is not None
                 self.working.clear()
+            case _:
+                self._other(sql, *args)
         return self
+
+    def _other(self, sql: str, *args: Any) -> None:
+        match sql.split():
+            case ["PRAGMA", what]:
+                self._answer = ("ok",) if what.startswith("quick_check") else None
+            case ["SELECT", "device", "FROM", "owner"]:
+                self._answer = None if self.owner is None else (self.owner,)
+            case ["INSERT", "INTO", "owner", *_]:
+                self._writable()
+                self.owner = args[0][0]
+            case ["CREATE", *_] | ["SELECT", "space,", "key,", "body", *_]:
+                pass
+            case _:
+                raise NotImplementedError(f"no model of this statement on the device's disk: {sql}")
 
     def executemany(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
         assert self.working is not None
@@ -104,8 +125,8 @@ class Disk:
             else:
                 self.working[row[0], row[1]] = (row[2], row[3])
 
-    def fetchone(self) -> tuple[str]:
-        return ("ok",)
+    def fetchone(self) -> tuple[str] | None:
+        return self._answer
 
     def fetchall(self) -> list[tuple[str, str, str]]:
         ordered = sorted(self.seen.items(), key=lambda item: (item[1][0], item[0]))
@@ -167,6 +188,10 @@ class Shell(Runtime):
 
     def boot(self) -> None:
         durable, first = self._open()
+        if self.device.disk.kept and self._saved is None and not self.device.disk.full:
+            self.device.world.checks.fail(
+                "what is journalled is there after a crash", f"{self.device.name} begins with {durable.outbox.epoch}"
+            )
         self._state = agent.begin(durable, self.device.world.dice.randbytes(32))
         for entry in (*first, Booted()):
             self._take(entry)

@@ -98,7 +98,8 @@ def _wish(dice: Random, shape: Shape) -> list[Event]:
         case "state":
             return [Event(at, "set_state", (device, "registered")), Event(at + dice.uniform(1, 20), "set_state", (device, "onboarded"))]
         case "pump":
-            return [Event(at, "start_pump", (device, dice.choice((20, 60))))]
+            crash = Event(at + dice.uniform(0.1, 6.0), "crash_device", (device, dice.random() < 0.5))
+            return [Event(at, "start_pump", (device, dice.choice((20, 60)))), *([crash] if dice.random() < 0.5 else [])]
         case "drift":
             return [Event(at, "edit_by_hand", (device,))]
         case _:

@@ -203,7 +203,7 @@ class World:
             unrest = self.checks.unrest()
             calm = 0 if unrest else calm + 1
             waited = self.loop.now - self.healed_at
-            if waited > RESENT_S and (lost := self.checks.unsent()):
+            if waited > RESENT_S and (lost := self.checks.unsent(self.loop.wall() - timedelta(seconds=RESENT_S))):
                 self.checks.fail("a command that was lost is sent again", f"{waited:.0f} s after the healing: {lost}")
             if unrest and waited > PATIENCE_S:
                 self.checks.fail("desired becomes current", f"{waited:.0f} s after the healing: {unrest}")
