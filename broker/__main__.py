@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from broker import logs
 from broker.acl import Acl
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
@@ -25,17 +26,8 @@ from broker.mosquitto import Mosquitto, MosquittoMissing
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 from broker.vitals import answer_signal
 
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _FOREIGN = ("amqtt", "transitions", "asyncio", "websockets", "passlib")
 """Loggers that talk about each packet or each connection."""
-
-
-class _Fields(logging.Formatter):
-    """`time level logger message field=value …`, on one line; a traceback follows on lines of its own."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = [f" {key}={value!r}" for key, value in vars(record).items() if key not in _PLAIN]
-        return super().formatMessage(record) + "".join(fields)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,9 +103,7 @@ def _advice(error: Exception, options: argparse.Namespace) -> str:
 
 
 def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logs.configure(level)
     for name in _FOREIGN:
         logging.getLogger(name).setLevel(logging.ERROR)
 

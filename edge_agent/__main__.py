@@ -6,6 +6,7 @@ Exit status: 0, 1 failed, 2 usage or environment.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     from edge_agent import identity, logs, runtime
 
     settings = _settings(options.state_dir)
-    logs.start(settings.log)
+    logs.start(settings.log, as_json=os.environ.get("FLEETWARD_LOG_FORMAT") == "json")
     try:
         running = runtime.Runtime(identity.load(options.state_dir), settings)
     except (identity.NotEnrolled, runtime.AlreadyRunning, OSError) as error:

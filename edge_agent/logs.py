@@ -1,8 +1,12 @@
-"""The local log: one line an entry, a constant message followed by its fields; for the journal of systemd or any other collector."""
+"""The local log: one line an entry, a constant message followed by its fields; for the journal of systemd or any other collector.
+
+As text for people, or, where FLEETWARD_LOG_FORMAT is `json` (`fleetward up` says so), as the services of the server write theirs.
+"""
 
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -17,9 +21,21 @@ class Lines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def start(level: str) -> None:
+class JsonLines(logging.Formatter):
+    """`{"at", "level", "logger", "message", ...fields, "traceback"?}`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        said = {"at": at, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        said |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(said, default=str, ensure_ascii=False)
+
+
+def start(level: str, *, as_json: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(JsonLines() if as_json else Lines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

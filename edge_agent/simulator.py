@@ -7,6 +7,7 @@ over `control.sock` there (`--tell`). Standard output gets one line when all are
 import argparse
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.tell is not None:
         return _tell(options.state_dir / SOCKET, options.tell)
-    logs.start(options.log)
+    logs.start(options.log, as_json=os.environ.get("FLEETWARD_LOG_FORMAT") == "json")
     try:
         asker(options.server, options.ca_fingerprint)
     except EnrollFailed as error:

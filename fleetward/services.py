@@ -42,7 +42,7 @@ class Table:
         """What every child gets: ours without the variables meant for the `fleetward` command. Unbuffered, because the line that says
         ready goes to a file."""
         kept = {name: value for name, value in self.inherited.items() if not name.startswith("FLEETWARD_") or name in _KEPT}
-        return kept | {"PYTHONUNBUFFERED": "1"}
+        return kept | {"PYTHONUNBUFFERED": "1", "FLEETWARD_LOG_FORMAT": "json"}
 
     def service_environment(self) -> dict[str, str]:
         return self.base_environment() | {

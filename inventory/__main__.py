@@ -14,7 +14,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from inventory import backup, logs, service
+from broker import logs
+from inventory import backup, service
 from inventory.authority import Authority, AuthorityError
 from inventory.backup import BackupError
 from inventory.bootstrap import Wanted, bootstrap

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from inventory import logs
+from broker import logs
 from inventory.authority import AuthorityError
 from managers import service
 from managers.settings import Settings

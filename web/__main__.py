@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from broker import logs
 from broker.vitals import answer_signal
-from inventory import logs
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.replica import replica_number

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.logs import Lines
 from broker.topics import TopicError
-from inventory.logs import Lines
 from inventory.settings import DEFAULT_BROKER, Settings
 
 

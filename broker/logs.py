@@ -1,6 +1,7 @@
 """Structured logs: a JSON object a line on standard error, a constant message and what was given as `extra` as members beside it.
 
-For the entry points of the services; nothing else configures logging. Secrets are kept out by never being logged, not by a filter here.
+For the entry points of broker, inventory, managers and web; nothing else configures logging. docs/operating.md says which fields there
+are, and a test holds every call to it. Secrets are kept out by never being logged, not by a filter here.
 """
 
 import json
