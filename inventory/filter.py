@@ -259,14 +259,15 @@ class _Compiler:
         return self.bind(typed(column.scalar, literal, self.now), _CAST[column.scalar])
 
     def refers(self, column: Column, literal: Literal) -> str:
-        """A reference by id or by name. As an array, which an index on the column serves in any context."""
+        """A reference by id or by name. As an array, which an index on the column serves in any context; of two elements where it names
+        one, because PostgreSQL takes a subquery's array for ten and then rather walks a whole index of the order."""
         assert column.field.reference is not None
         table = column.field.reference.kind.replace("-", "_")
         if literal.prefix:
             pattern = self.bind(_pattern(literal))
             return f"{column.sql} = ANY (ARRAY(SELECT t.id FROM {table} t WHERE t.id LIKE {pattern} OR t.name LIKE {pattern}))"
         value = self.bind(literal.text)
-        return f"{column.sql} = ANY (ARRAY(SELECT {value} UNION ALL SELECT t.id FROM {table} t WHERE t.name = {value}))"
+        return f"{column.sql} = ANY (ARRAY[{value}, coalesce((SELECT t.id FROM {table} t WHERE t.name = {value}), {value})])"
 
     def check_value(self, column: Column, literal: Literal) -> None:
         """Whether the column can hold such a value at all."""

@@ -13,7 +13,7 @@ from inventory.kinds.notification import NOTIFICATION
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
-SITE = "r.site = ANY (ARRAY(SELECT $1::text UNION ALL SELECT t.id FROM site t WHERE t.name = $1::text))"
+SITE = "r.site = ANY (ARRAY[$1::text, coalesce((SELECT t.id FROM site t WHERE t.name = $1::text), $1::text)])"
 
 GOLDEN: list[tuple[str, str, tuple[Any, ...]]] = [
     ("", "TRUE", ()),
