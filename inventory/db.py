@@ -137,6 +137,11 @@ class Tx:
     raw: Connection
     client: BaseDBAsyncClient
 
+    async def lazily(self) -> None:
+        """Let the commit return before it is on disk. A crash of the database may then undo it, whole, with everything committed after
+        it and nothing before: for what is done again by itself, and what nobody outside can have seen by then."""
+        await self.raw.execute("SET LOCAL synchronous_commit = off")
+
 
 class Database:
     """A pool of connections. Opening does not connect; the first use does, so that a service can start before its database."""

@@ -98,6 +98,7 @@ class Feed:
     async def _take(self, found: Sequence[Change], at: int, next: int) -> None:
         triggers = [trigger for change in found for manager in self._managers for trigger in _interest(manager, change)]
         async with self._db.transaction() as tx:
+            await tx.lazily()  # the cursor goes back together with what it says was triggered
             moved = await tx.raw.fetchval(
                 "UPDATE cursors SET position = $3 WHERE name = $1 AND position = $2 RETURNING 1", CURSOR, at, next
             )

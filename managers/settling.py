@@ -63,6 +63,8 @@ class Settler:
             effects = [effect for h in held for effect in outcomes[h.key].effects]
             await self._enqueue(w.tx, effects, report)
             writes = _merged(effects)
+            if terms.status_of is None and all(isinstance(effect, Enqueue) for effect in effects):
+                await w.tx.lazily()  # the queue alone: undone, the keys' leases end, and they are reconciled again
             if terms.status_of is not None:
                 await _add_statuses(w, terms, outcomes, report.settled, effects, writes)
             await _apply(w, effects, writes, terms.actor, report)

@@ -333,6 +333,7 @@ _FIXED: dict[str, Model] = {
     ],
     "DELETE FROM strays WHERE id = ANY ($1::text[])": _drop_strays,
     "SELECT position FROM relay": lambda m: [{"position": m["relay"].rows[1]["position"]}],
+    "SET LOCAL synchronous_commit = off": lambda m: [],
     "UPDATE relay SET idle = true WHERE NOT idle": _relay_idles,
     "SELECT EXISTS (SELECT 1 FROM changes_in)": lambda m: [{"exists": bool(m["changes_in"].rows)}],
     "SELECT pg_notify('changes', $1)": _notify,

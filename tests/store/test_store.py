@@ -314,3 +314,16 @@ async def test_closing_waits_for_nobody_for_long(inventory_url: str) -> None:
         await db.close()
     with pytest.raises(Unavailable):
         await holding
+
+
+async def test_a_commit_is_lazy_for_one_transaction_alone(inventory_url: str) -> None:
+    """The next one on the same connection is on disk when it returns, like every other."""
+    database = await Database.open(inventory_url, application="test", pool_size=1)
+    try:
+        async with database.transaction() as tx:
+            await tx.lazily()
+            assert await tx.raw.fetchval("SHOW synchronous_commit") == "off"
+        async with database.transaction() as tx:
+            assert await tx.raw.fetchval("SHOW synchronous_commit") == "on"
+    finally:
+        await database.close()
