@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 from tortoise.exceptions import IntegrityError
 
-from inventory.db import Tx
+from inventory.db import SQL, Tx
 from inventory.errors import Unavailable
 from inventory.kind import Kind
 from tests.simulation import rows
@@ -36,6 +36,8 @@ class Process:
     name: str
     alive: bool = True
     paused_until: float = 0.0
+    pauses_with_keys_s: float = 0.0
+    """The next time that it has claimed keys of the work queue it is stopped for so long, with these in its hands."""
 
 
 @dataclass
@@ -164,6 +166,9 @@ class Connection:
         self.check()
         found = self._server.model(sql)(self._server.memory, *args)
         self._server.note(sql, args, found)
+        if found and self.process.pauses_with_keys_s and sql == SQL["claim_work"]:
+            self.process.paused_until = self._server.loop.now + self.process.pauses_with_keys_s
+            self.process.pauses_with_keys_s = 0.0
         return found
 
     def write_row(self, act: str, kind: Kind, id: str, values: Row) -> None:

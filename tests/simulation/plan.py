@@ -121,7 +121,11 @@ def _trouble(dice: Random, shape: Shape) -> list[Event]:
             return [Event(at + n * 5, "restart_broker", (dice.uniform(0.1, 3.0),)) for n in range(dice.randint(1, 3))]
         case "cut process":
             return [Event(at, "cut_process", (*process, *dice.choice(_CUTS), seconds))]
-        case "kill" | "stop" | "pause":
+        case "pause":
+            # Something to hold in its hands while it is stopped, for longer than a lease lasts.
+            work = Event(at, "place_config", (dice.randrange(3), "", (dice.choice(PATHS),), dice.randrange(3)))
+            return [Event(at, "pause_process", (*process, seconds)), work]
+        case "kill" | "stop":
             return [Event(at, f"{what}_process", (*process, seconds))]
         case _:
             return [Event(at, "crash_database", (seconds / 2,))]

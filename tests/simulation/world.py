@@ -263,7 +263,7 @@ class World:
             device.hands.failures.clear()
             device.switch_on()
         for role, n in list(self.processes):
-            self.processes[role, n].paused_until = 0.0
+            self.processes[role, n].paused_until = self.processes[role, n].pauses_with_keys_s = 0.0
             self._start(role, n)
         for n, device in enumerate(self.devices):
             if self.memory["host"].rows[device.host]["desired_state"] != "onboarded":
@@ -406,7 +406,10 @@ class World:
     def pause_process(self, role: str, n: int, seconds: float) -> None:
         process = self.processes.get((role, n))
         if process is not None and process.alive:
-            process.paused_until = self.loop.now + seconds
+            if role == "managers":
+                process.pauses_with_keys_s = seconds
+            else:
+                process.paused_until = self.loop.now + seconds
 
     def crash_database(self, seconds: float) -> None:
         self.server.crash(seconds)
