@@ -20,7 +20,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 def test_every_promise_is_kept() -> None:
     """In some dozens of worlds; a seed that breaks one is named with what it breaks."""
-    assert [(v.seed, v.broken) for v in verdicts(range(1, 41), jobs=1) if v.broken] == []
+    assert [(v.seed, v.broken) for v in verdicts(range(1, 31), jobs=1) if v.broken] == []
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
