@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from edge_agent import VERSION
-from edge_agent.settings import STATE_DIR, Settings, SettingsError
+from edge_agent.settings import STATE_DIR, TOKEN_VARIABLE, Settings, SettingsError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     enroll = commands.add_parser("enroll", help="make this machine a device of a fleet")
     enroll.add_argument("--server", required=True, metavar="URL", help="the fleet's server, such as https://fleet.example")
-    enroll.add_argument("--token", required=True, metavar="T", help="an enrollment token (`fleetward token create`)")
+    given = os.environ.get(TOKEN_VARIABLE)
+    words = f"an enrollment token (`fleetward token create`); or in {TOKEN_VARIABLE}, where no process list shows it"
+    enroll.add_argument("--token", required=not given, default=given, metavar="T", help=words)
     enroll.add_argument("--ca-fingerprint", metavar="F", help="SHA-256 of the fleet's CA certificate, in hex; the server must show that CA")
     enroll.add_argument("--broker", metavar="HOST:PORT", type=_broker, help="the broker, if not where the server says that it is")
     enroll.set_defaults(command=_enroll)

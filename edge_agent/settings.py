@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 STATE_DIR = Path("/var/lib/fleetward-agent")
+TOKEN_VARIABLE = "FLEETWARD_ENROLLMENT_TOKEN"
+"""The environment variable that may hold an enrollment token: a command line is seen in every process list."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

@@ -18,6 +18,7 @@ from types import FrameType
 from edge_agent import logs
 from edge_agent.enroll import EnrollFailed, asker
 from edge_agent.identity import address
+from edge_agent.settings import TOKEN_VARIABLE
 from edge_agent.simulated.control import Control, tell
 from edge_agent.simulated.enrollment import Enroller, Server
 from edge_agent.simulated.fleet import Fleet
@@ -47,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=10, metavar="N", help="how many devices (default 10)")
     parser.add_argument("--server", default="http://127.0.0.1:8080", metavar="URL")
     parser.add_argument("--broker", type=address, metavar="HOST:PORT", help="the broker, if not where the server says that it is")
-    parser.add_argument("--token", default="", metavar="T", help="an enrollment token with at least N uses")
+    parser.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE, ""),
+        metavar="T",
+        help=f"an enrollment token with at least N uses; or in {TOKEN_VARIABLE}",
+    )
     parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR", help="identities are kept here")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="another seed is another fleet (default 1)")
     parser.add_argument("--ca-fingerprint", metavar="F", help="SHA-256 of the fleet's CA certificate, for https")

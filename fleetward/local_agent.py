@@ -59,9 +59,9 @@ def token(client: Client, uses: int, *, approve: bool) -> str:
     return str(made["token"])
 
 
-def enroll_command(table: Table, secret: str) -> tuple[str, ...]:
-    """The step that makes key and certificate."""
-    return (*table.programs("edge_agent"), "enroll", *table.joining(secret, table.data.agent))
+def enroll_command(table: Table) -> tuple[str, ...]:
+    """The step that makes key and certificate; the token is in its environment."""
+    return (*table.programs("edge_agent"), "enroll", *table.joining(table.data.agent))
 
 
 def _text(path: Path) -> str | None:

@@ -1,7 +1,7 @@
 """The table of what `fleetward up` runs: each service's command and environment, from the settings. Pure but for paths.
 
-The services are reached as `python -m NAME`; what each takes is in the environment, so that neither a database password nor a path to
-a key is seen in a process list. `fleetward.up` calls it; tests pass another `Programs` to run stand-ins.
+The services are reached as `python -m NAME`; what each takes is in the environment, so that neither a database password nor a token
+is seen in a process list. `fleetward.up` calls it; tests pass another `Programs` to run stand-ins.
 """
 
 import signal
@@ -72,20 +72,20 @@ class Table:
         return Service("agent", command, self.base_environment(), ready=lambda _: True)
 
     def simulator(self, token: str) -> Service:
-        command = (
-            *self.programs("edge_agent.simulator"),
-            "--count",
-            str(self.settings.simulate),
-            *self.joining(token, self.data.simulator),
-        )
-        return Service("simulator", command, self.base_environment(), ready=lambda _: True)
+        count = ("--count", str(self.settings.simulate))
+        command = (*self.programs("edge_agent.simulator"), *count, *self.joining(self.data.simulator))
+        return Service("simulator", command, self.joining_environment(token), ready=lambda _: True)
 
-    def joining(self, token: str, state: Path) -> tuple[str, ...]:
+    def joining_environment(self, token: str) -> dict[str, str]:
+        """For what enrolls."""
+        return self.base_environment() | {"FLEETWARD_ENROLLMENT_TOKEN": token}
+
+    def joining(self, state: Path) -> tuple[str, ...]:
         """What devices on this machine are told: both addresses as they are from here, and, over HTTPS, which CA to trust. Reads its
         certificate."""
         pin = ("--ca-fingerprint", fingerprint(self.data.secrets / "ca.crt")) if self.settings.tls else ()
         where = ("--server", self.settings.local_url, "--broker", self.settings.mqtt_local)
-        return (*where, "--token", token, "--state-dir", str(state), *pin)
+        return (*where, "--state-dir", str(state), *pin)
 
     def _command(self, name: str) -> tuple[str, ...]:
         match name:

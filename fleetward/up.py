@@ -162,7 +162,7 @@ class _Start:
         if standing is not Standing.MEMBER:
             # What a person has made of a host that there is stays: only a new one is approved.
             token = local_agent.token(client, 1, approve=standing is Standing.STRANGER)
-            self.supervisor.run("agent", local_agent.enroll_command(table, token), table.base_environment(), _START_SECONDS)
+            self.supervisor.run("agent", local_agent.enroll_command(table), table.joining_environment(token), _START_SECONDS)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Again while the API is away for a moment (killed, and started again); at last, what went wrong."""

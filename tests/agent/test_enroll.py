@@ -1,5 +1,6 @@
 """Enrollment: the key survives what the network does, the answer is checked, and each failure is one line that says why."""
 
+import os
 import ssl
 import subprocess
 import sys
@@ -173,6 +174,16 @@ def test_the_command_says_in_one_line_why_it_failed(fleet: Fleet, new_agent: Any
         done = subprocess.run(agent.command("enroll", "--server", server, "--token", token), cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (1, "")
         assert why in done.stderr and done.stderr.count("\n") == 1 and token not in done.stderr
+
+
+def test_the_token_may_stand_in_the_environment(fleet: Fleet, new_agent: Any) -> None:
+    """A command line is seen in every process list; without either, the usage says so."""
+    agent: AgentProcess = new_agent()
+    command = agent.command("enroll", "--server", fleet.url)
+    environment = os.environ | {"FLEETWARD_ENROLLMENT_TOKEN": "good-token"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("host-"), done.stderr
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 2
 
 
 def test_run_without_enrollment_says_what_to_do(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def bootstrap() -> None:
 def enroll() -> None:
     state = Path(argument("--state-dir"))
     host, port = argument("--broker").rsplit(":", 1)
-    identity = {"device": "host-01", "token": argument("--token"), "broker": {"host": host, "port": int(port)}}
+    identity = {"device": "host-01", "token": os.environ["FLEETWARD_ENROLLMENT_TOKEN"], "broker": {"host": host, "port": int(port)}}
     (state / "identity.json").write_text(json.dumps(identity))
     print("host-01")
 
