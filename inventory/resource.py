@@ -63,13 +63,20 @@ def from_row(kind: Kind, row: ReadRow, *, hidden: bool = False) -> Resource:
     """The resource of a row that was read with `select_list`."""
     resource: Resource = {"id": row["id"], "kind": kind.name}
     there = set(row.keys())
-    for field in kind.fields:
-        name = field.name
-        if name in there and (hidden or not field.hidden):
+    for name, field in _members(kind, hidden):
+        if name in there:
             value = row[name]
-            plain = value is None and field.scalar is not Scalar.LABELS
-            resource[name] = value if plain or type(value) is int else shown(field, value)
+            if field is not None and (value is not None or field.scalar is Scalar.LABELS):
+                value = shown(field, value)
+            resource[name] = value
     return resource
+
+
+@cache
+def _members(kind: Kind, hidden: bool) -> tuple[tuple[str, Field | None], ...]:
+    """The members that a row shows, each with its field where `shown` makes something else of the value: few of the forty of a host."""
+    made = (Scalar.JSON, Scalar.LABELS, Scalar.TIME)
+    return tuple((f.name, f if f.scalar in made else None) for f in kind.fields if hidden or not f.hidden)
 
 
 def logged(kind: Kind, resource: Resource) -> Resource:
