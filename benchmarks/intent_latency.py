@@ -2,8 +2,8 @@
 
 Each change is a PATCH of a config's content, on an installation with this machine's own agent and nothing else to do. Measured: how long
 the PATCH took; from its return to the file on the device, which is later than the start by the command's own work; and to current =
-desired. (The agent's own word for the start is of no use: its clock is the server's, as far as a message's way lets it know.) Beside them
-stands what the same machine takes for the bare work: a write with fsync and rename, an HTTP read.
+desired. (The agent's own word for the start is not used: it was found to be later than the file.) Beside them stands what
+the same machine takes for the bare work: a write with fsync and rename, an HTTP read.
 """
 
 import os
