@@ -45,7 +45,7 @@ def measure(stand: Standing) -> Row:
         ours=f"{took:.1f} s, {rate:.0f} hosts/s",
         beside=f"lean loop, no MQTT and no device: {beside:.0f} keys/s",
         ratio=f"{rate / beside:.2f}",
-        met=took <= TARGET_S,
+        met=rate >= 10_000 / TARGET_S,
     )
 
 
