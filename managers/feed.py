@@ -10,11 +10,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from inventory import changes
 from inventory.changes import Change, Tail
 from inventory.db import SQL, Connection, Database, Tx
 from inventory.errors import Gone, Unavailable
+from inventory.store import Store
 from inventory.work import Strength, WorkQueue
 from managers.driver import Manager, Scan
 from managers.reconcile import AnyTrigger, Trigger, TriggerSelected
@@ -38,6 +40,8 @@ class Feed:
 
     def __init__(self, db: Database, queue: WorkQueue, managers: Sequence[Manager], wake: Callable[[Sequence[str]], None]) -> None:
         self._db = db
+        # Keys are locked by strength, and those that settle them by key: now and then Postgres has to undo one of the two.
+        self._retrying = Store(db).retrying
         self._queue = queue
         self._managers = managers
         self._wake = wake
@@ -97,6 +101,10 @@ class Feed:
 
     async def _take(self, found: Sequence[Change], at: int, next: int) -> None:
         triggers = [trigger for change in found for manager in self._managers for trigger in _interest(manager, change)]
+        await self._retrying(lambda: self._move(triggers, at, next))
+        self._wake(sorted({trigger.manager for trigger in triggers}))
+
+    async def _move(self, triggers: Sequence[AnyTrigger], at: int, next: int) -> None:
         async with self._db.transaction() as tx:
             await tx.lazily()  # the cursor goes back together with what it says was triggered
             moved = await tx.raw.fetchval(
@@ -105,7 +113,6 @@ class Feed:
             if not moved:
                 raise _Overtaken(f"position {at} was not where the cursor stood")
             await self._trigger(tx, triggers)
-        self._wake(sorted({trigger.manager for trigger in triggers}))
 
     async def _trigger(self, tx: Tx, triggers: Sequence[AnyTrigger]) -> None:
         """In the order of the wiring, which is the order of locks."""
@@ -138,10 +145,13 @@ class Feed:
         async with self._db.acquire() as connection:
             keys = [row["key"] for row in await connection.fetch(SQL[scan.selection])]
         for start in range(0, len(keys), CHUNK):
-            async with self._db.transaction() as tx:
-                await self._queue.trigger(tx.raw, manager.queue, keys[start : start + CHUNK], Strength.CHANGED)
+            await self._retrying(partial(self._queue_keys, manager.queue, keys[start : start + CHUNK]))
             self._wake([manager.queue])
         return len(keys)
+
+    async def _queue_keys(self, queue: str, keys: Sequence[str]) -> None:
+        async with self._db.transaction() as tx:
+            await self._queue.trigger(tx.raw, queue, keys, Strength.CHANGED)
 
 
 def _interest(manager: Manager, change: Change) -> Sequence[AnyTrigger]:

@@ -311,6 +311,34 @@ async def test_the_feed_misses_nothing_while_it_is_down(bench: Bench) -> None:
         await asyncio.gather(relay, return_exceptions=True)
 
 
+class Unlucky(WorkQueue):
+    """Its first trigger is undone by Postgres, as one of two that wait for each other."""
+
+    undone = 0
+
+    async def trigger(self, connection: Any, *arguments: Any, **more: Any) -> None:
+        if not self.undone:
+            self.undone += 1
+            await connection.execute("DO $$ BEGIN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END $$")
+        await super().trigger(connection, *arguments, **more)
+
+
+async def test_a_deadlock_ends_no_feed(bench: Bench) -> None:
+    """The transaction goes again, and the cursor with it: nothing is missed, and the process lives on."""
+    store, queue = Store(bench.db), Unlucky(bench.db)
+    relay = asyncio.create_task(Relay(bench.db).run())
+    try:
+        feed = Feed(bench.db, queue, [bench.manager(interest=lambda change: [Trigger(QUEUE, change.id)])], lambda names: None)
+        async with _running(feed):
+            await eventually(lambda: _reading(bench))
+            one = (await store.create("region", {"name": "one"}, Actor.system()))["id"]
+            await eventually(lambda: _has(bench, one))
+        assert queue.undone == 1
+    finally:
+        relay.cancel()
+        await asyncio.gather(relay, return_exceptions=True)
+
+
 async def test_a_cursor_below_the_floor_begins_anew_with_scans(bench: Bench) -> None:
     """What the log no longer tells, the scans see; the reader goes on from now."""
     store = Store(bench.db)
