@@ -1,5 +1,5 @@
-# One command each: install, up, test, check, format, bench, soak, simulate, lock. Needs Python 3.11 or newer, make and git; the rest comes into .venv,
-# pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
+# One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, lock. Needs Python 3.11 or newer, make and
+# git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= uv
@@ -10,7 +10,7 @@ WORKERS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test check format bench simulate soak lock clean
+.PHONY: install up test check format bench simulate chaos pull-the-plug soak lock clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -44,6 +44,16 @@ soak: .venv/installed-dev
 simulate: .venv/installed-dev
 	$(BIN)/python -m tests.simulation --seeds 1000 --jobs $$(nproc) $(ARGS)
 	$(BIN)/python -m tests.simulation.mutations
+
+# Whatever can break is broken, healed, and what was promised is checked (docs/chaos.md). `make chaos ARGS="--help"` has the flags.
+chaos: .venv/installed-dev
+	@.ci/system-packages
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+# The demonstration: about a minute of it.
+pull-the-plug: .venv/installed-dev
+	@.ci/system-packages
+	@$(BIN)/python -m tests.chaos --plug $(ARGS)
 
 # Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
 lock:
