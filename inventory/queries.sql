@@ -631,9 +631,12 @@ SELECT count(*) AS hosts, count(*) FILTER (WHERE presence = 'online') AS online,
 FROM host;
 
 -- name: versions_in_use
-SELECT 'agent_version' AS what, coalesce(agent_version, '') AS value, count(*) AS n FROM host WHERE presence <> 'never' GROUP BY 2
-UNION ALL
-SELECT 'os_version', coalesce(concat_ws(' ', os_name, os_version), ''), count(*) FROM host WHERE presence <> 'never' GROUP BY 2
+-- Both counts by one scan: hosts are wide, and a fleet of 100,000 takes most of the time to be read.
+SELECT CASE WHEN grouping(agent) = 0 THEN 'agent_version' ELSE 'os_version' END AS what,
+       CASE WHEN grouping(agent) = 0 THEN agent ELSE system END AS value, count(*) AS n
+FROM (SELECT coalesce(agent_version, '') AS agent, coalesce(concat_ws(' ', os_name, os_version), '') AS system
+      FROM host WHERE presence <> 'never') AS heard
+GROUP BY GROUPING SETS ((agent), (system))
 ORDER BY 1, 3 DESC, 2;
 
 -- name: work_of_hosts

@@ -125,3 +125,17 @@ def test_the_keyboard_gets_everywhere(page: Page) -> None:
     page.keyboard.press("Escape")
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.closest('tr') !== null")
+
+
+def test_the_filter_box_completes(page: Page) -> None:
+    """Fields by their beginning, the values of the field that is compared, nothing inside of quotes."""
+    page.goto("/hosts")
+    box, offered = page.locator("#filter-text"), "[...document.querySelectorAll('#completions option')].map(each => each.value)"
+    for typed, expected in {
+        "pres": ["presence"],
+        "presence = o": ["presence = online", "presence = offline"],
+        "presence = online A": ["presence = online arch", "presence = online agent_version", "presence = online AND"],
+        'title = "pres': [],
+    }.items():
+        box.fill(typed)
+        assert page.evaluate(offered) == expected, typed

@@ -1,5 +1,7 @@
 """Every page renders in a real browser: no console error, nothing that the content security policy refuses, in every theme and width."""
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.pages.conftest import Fleet, Open
+from tests.pages.seed import ADMIN
 
 PAGES = {
     "overview": "/",
@@ -45,6 +48,9 @@ SOME = ("overview", "hosts", "hosts-wrong", "host", "host-hardware", "config", "
 
 NARROWEST_CARD = "Math.min(1000, ...[...document.querySelectorAll('main .card')].map(card => card.getBoundingClientRect().width || 1000))"
 """CSS pixels; on a phone there is room for one column."""
+
+WIDEST_TABLE = "Math.max(0, ...[...document.querySelectorAll('.scroll')].map(each => each.scrollWidth - each.clientWidth))"
+"""CSS pixels by which a table is wider than its place."""
 
 UNREADABLE = (Path(__file__).parent / "unreadable.js").read_text()
 """Gives the texts whose contrast is below WCAG 2.2 AA."""
@@ -90,3 +96,40 @@ def test_hostile_text_stays_text(page: Page, fleet: Fleet) -> None:
         assert page.title().endswith("Fleetward"), path
     page.goto("/hosts/mallory")
     assert "<img src=x" in page.locator("h1").inner_text()
+
+
+def test_endless_names_fit(contexts: Open, fleet: Fleet) -> None:
+    """Titles, labels and paths as long as they may be neither widen a page nor, on a desk, push columns out of a table."""
+    site = fleet.run(fleet.at.store.create("site", {"name": "endless", "title": "W" * 256}, ADMIN))
+    body = {"name": "endless", "title": "M" * 256, "site": site["id"], "labels": {"note": "v" * 256}}
+    host = fleet.run(fleet.at.store.create("host", body, ADMIN))
+    file = {"path": "/etc/" + "d" * 200, "content": "x" * 500, "mode": "0644"}
+    config = fleet.run(fleet.at.store.create("config", {"name": "endless", "title": "C" * 256, "selector": "", "files": [file]}, ADMIN))
+    paths = ("/hosts?filter=endless", f"/hosts/{host['id']}", "/places", f"/sites/{site['id']}", "/configs", f"/configs/{config['id']}")
+    for look in ("light", "phone"):
+        page = contexts(**LOOKS[look]).new_page()
+        for path in paths:
+            page.goto(path)
+            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, (look, path)
+            tables = page.evaluate(WIDEST_TABLE)
+            assert look == "phone" or tables <= 0, f"{path} pushes columns {tables} px out of a table"
+
+
+def test_an_override_of_direction_stays_in_its_name(page: Page, fleet: Fleet) -> None:
+    """A title that turns the direction of writing does not turn the name beside it."""
+    fleet.run(fleet.at.store.create("host", {"name": "turned", "title": "\u202eenil sserp"}, ADMIN))
+    page.goto("/hosts?filter=turned")
+    name, beside = (page.locator(f"tr[data-id] {each}").bounding_box() for each in (".name", ".sub"))
+    assert name is not None and beside is not None
+    assert name["x"] + name["width"] <= beside["x"]
+
+
+def test_a_view_as_csv(page: Page, fleet: Fleet) -> None:
+    """The link gives all hosts of the filter and of the chosen facets, in the page's order; a wrong filter is refused."""
+    page.goto("/hosts?filter=labels.role+%3D+crane&presence=online&order=name+desc&size=25")
+    shown = page.locator("tr[data-id] .name").all_inner_texts()
+    answer = page.request.get(str(page.get_by_role("link", name="CSV").get_attribute("href")))
+    rows = list(csv.DictReader(io.StringIO(answer.text())))
+    assert [row["title"] or row["name"] for row in rows] == shown != []
+    assert all(row["presence"] == "online" and "role=crane" in row["labels"] for row in rows)
+    assert page.request.get("/hosts.csv?filter=nope+%3D+1").status == 400

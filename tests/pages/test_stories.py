@@ -13,7 +13,8 @@ from web.pages.formats import ago, size, words
 from web.pages.labels import read_labels
 from web.pages.listing import Wrong, quoted
 from web.pages.places import tree
-from web.pages.story import gathered, tell
+from web.pages.sheets import harmless
+from web.pages.story import gathered, tell, without_parts
 
 AT = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
@@ -63,6 +64,21 @@ def test_the_same_of_many_hosts_is_told_once() -> None:
         ("is online", ["gw-0", "gw-1", "gw-2"]),
         ("is offline", ["gw-9"]),
     ]
+
+
+def test_what_goes_with_a_host_is_not_told() -> None:
+    """Of a host that was deleted with its disk there is one line; a disk that another host lost stays told."""
+    things = [("host", "h1", "h1"), ("component", "c1", "h1"), ("component", "c2", "h2")]
+    deletions = [change(kind, id, op="deleted", host=host, before={"name": id}) for kind, id, host in things]
+    assert [line.change.id for line in without_parts(tell(each, {}) for each in deletions)] == ["h1", "c2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"), [("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("-2", "'-2"), ("10.0.0.1", "10.0.0.1"), ("", "")]
+)
+def test_a_cell_is_no_formula(text: str, cell: str) -> None:
+    """What a device calls itself is never worked out by a spreadsheet."""
+    assert harmless(text) == cell
 
 
 def test_a_difference_by_lines() -> None:

@@ -6,7 +6,7 @@ before anything is read, so that the stream that the page opens misses nothing t
 
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from quart import Quart, Response, redirect, render_template, request
 from quart.typing import ResponseReturnValue
@@ -96,6 +96,12 @@ def query(**changes: Any) -> str:
     return "?" + urlencode([(name, str(value)) for name, value in pairs if value not in (None, "")])
 
 
+def _page_of_form() -> str:
+    """Where a form was sent from, as a path of this site; `/` where the browser doesn't say."""
+    parts = urlsplit(request.headers.get("Referer", ""))
+    return urlunsplit(("", "", parts.path, parts.query, "")) if parts.netloc == request.host and parts.path.startswith("/") else "/"
+
+
 NEXT = {
     401: "Sign in again.",
     403: "Ask an administrator for a role that may do this, or reload the page if you were signed out in another tab.",
@@ -103,7 +109,7 @@ NEXT = {
     409: "Read what stands in the way, change that, and try again.",
     412: "Somebody else saved in between. Reload to see their version.",
     429: "Wait a little, then try again.",
-    503: "The database is away. `fleetward doctor` looks at what is wrong; this page works again when it is back.",
+    503: "On the server, “fleetward doctor” says what is wrong; this page works again when the database is back.",
 }
 
 
@@ -114,7 +120,7 @@ async def problem(body: Body) -> ResponseReturnValue:
     except InventoryError:
         identity = None
     if body["status"] == 401 or (identity is None and body["status"] not in (404, 503)):
-        wanted = request.full_path.rstrip("?") if request.method == "GET" else "/"
+        wanted = request.full_path.rstrip("?") if request.method == "GET" else _page_of_form()
         return redirect("/login?" + urlencode({"next": wanted}), 303)
     more = {"problem": body, "next_step": NEXT.get(body["status"], "The server's log says more."), "identity": identity}
     try:

@@ -77,6 +77,7 @@ async def _summary(host: Resource) -> dict[str, Any]:
         "placed": placed.items,
         "configs": await here.store.read_many("config", {each["config"] for each in placed.items}),
         "why": why,
+        "halted": sum(bool((each["status"] or {}).get("halted")) for each in placed.items),
         "why_not": {each["id"]: cause for each, cause in zip(unsettled, causes, strict=False)},
         "lines": lines,
         "components": dict(components),

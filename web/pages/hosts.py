@@ -1,4 +1,5 @@
-"""The hosts page: filter, facets with counts, order, pages; and its rows alone, for those that have changed while it is looked at."""
+"""The hosts page: filter, facets with counts, order, pages; its rows alone, for those that have changed while it is looked at; and all
+of what it shows as CSV."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,10 +10,13 @@ from typing import Any
 from quart import Blueprint, Response, render_template, request
 
 from inventory import overview
+from inventory.filter import compile_filter
 from inventory.kinds.host import HOST
 from inventory.resource import Resource
+from inventory.store import ListQuery, Page
+from web.pages import sheets
 from web.pages.frame import page, person
-from web.pages.listing import SIZES, asked, listed, quoted
+from web.pages.listing import SIZES, asked, both_filters, listed, quoted
 from web.pages.remembered import remembered
 from web.services import services
 
@@ -51,10 +55,17 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 """Class, heading, and what it is sorted by."""
 
 
+FIELDS = {
+    field.name: list(field.choices or ()) for field in HOST.fields if not (field.hidden or field.single_only or field.name == "status")
+}
+FIELDS |= {"status.reason": [], "status.indicator": ["idle", "in_progress", "error", "unknown"], "status.halted": ["true", "false"]}
+"""What the filter box completes: fields, with the values that they may have."""
+
+
 @blueprint.get("/hosts")
 async def show() -> Response:
     await person()
-    wanted, chosen = asked("name"), {facet.name: request.args.getlist(facet.name) for facet in FACETS}
+    wanted, chosen = asked("name"), _chosen()
     found = await listed(HOST, wanted, narrowed(chosen), count=False)
     total, facets = (0, []) if found.wrong else await _facets(wanted.filter, chosen)
     watched = found.paths | {facet.path for facet in FACETS if chosen[facet.name]}
@@ -67,6 +78,7 @@ async def show() -> Response:
         narrowed=any(chosen.values()) or bool(wanted.filter),
         columns=COLUMNS,
         sizes=SIZES,
+        fields=FIELDS,
         watched=" ".join(sorted({path.split(".")[0] for path in watched} - {"last_seen", "pending"})),
         **await beside(found.page.items),
     )
@@ -79,6 +91,31 @@ async def rows() -> Response:
     found = list((await services().store.read_many("host", request.args.getlist("id")[:ROWS_AT_ONCE])).values())
     text = await render_template("hosts_rows.html", items=found, columns=COLUMNS, **await beside(found))
     return Response(text, content_type="text/html; charset=utf-8")
+
+
+@blueprint.get("/hosts.csv")
+async def sheet() -> Response:
+    """All that the page of the same query shows, on all of its pages. A wrong filter or order is refused with 400."""
+    await person()
+    wanted, store = asked("name"), services().store
+    compile_filter(HOST, wanted.filter, now=datetime.now(UTC))  # by itself, so that its parentheses can't open the choices
+    both = both_filters(wanted.filter, narrowed(_chosen()))
+
+    async def more(token: str) -> Page:
+        return await store.list("host", ListQuery(both, wanted.order, sheets.ROWS_AT_ONCE, token))
+
+    async def names(hosts: list[Resource]) -> Mapping[str, str]:
+        sites = await store.read_many("site", {host["site"] for host in hosts if host["site"]})
+        return {id: str(site["name"]) for id, site in sites.items()}
+
+    response = Response(sheets.lines(await more(""), more, names), content_type="text/csv; charset=utf-8")
+    response.timeout = None
+    response.headers["Content-Disposition"] = 'attachment; filename="hosts.csv"'
+    return response
+
+
+def _chosen() -> dict[str, list[str]]:
+    return {facet.name: request.args.getlist(facet.name) for facet in FACETS}
 
 
 async def beside(hosts: list[Resource]) -> dict[str, Any]:

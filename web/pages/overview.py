@@ -10,7 +10,7 @@ from web.hub import PUBLISHED
 from web.pages.frame import page, person
 from web.pages.narration import newest
 from web.pages.remembered import remembered
-from web.pages.story import gathered
+from web.pages.story import gathered, without_parts
 from web.services import services
 
 blueprint = Blueprint("overview", __name__)
@@ -41,7 +41,7 @@ async def show() -> Response:
         "Overview",
         fleet=fleet,
         versions=versions,
-        groups=gathered((line for line in lines if line.verb != "reported"), TOLD),
+        groups=gathered((line for line in without_parts(lines) if line.verb != "reported"), TOLD),
         halted=halted.items,
         waiting=waiting.items,
         alerts=unread.items,

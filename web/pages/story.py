@@ -9,7 +9,7 @@ from typing import Any
 
 from inventory.changes import Change
 from inventory.kinds import BY_NAME
-from web.pages.formats import plain, size, words
+from web.pages.formats import plain, short_digest, size, words
 
 ICONS = {
     "host": "server",
@@ -83,6 +83,13 @@ class Group:
     line: Line
     hosts: dict[str, str]
     times: int = 1
+
+
+def without_parts(lines: Iterable[Line]) -> list[Line]:
+    """But for the deletions of what a deleted host owned: the host's own line says it."""
+    told = list(lines)
+    gone = {line.change.id for line in told if line.change.kind == "host" and line.change.op == "deleted"}
+    return [line for line in told if line.change.op != "deleted" or line.change.host not in gone or line.change.kind == "host"]
 
 
 def gathered(lines: Iterable[Line], most: int) -> list[Group]:
@@ -244,6 +251,8 @@ def _cut(path: str, value: Any) -> str:
     match value:
         case int() if path.endswith("_bytes"):
             text = size(value)
+        case str() if path.endswith("digest"):
+            text = short_digest(value)
         case _:
             text = plain(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

@@ -5,7 +5,8 @@ import "./copying.js";
 import { startKeys } from "./keys.js";
 import { startLive } from "./live.js";
 import { startPreferences } from "./preferences.js";
-import { startForms } from "./forms.js";
+import { sayYouAreOut, startForms, typedSomething } from "./forms.js";
+import { startCompletion } from "./completion.js";
 import { startArrivals } from "./arrivals.js";
 import { toast } from "./toasts.js";
 
@@ -13,11 +14,12 @@ startPreferences();
 startKeys();
 startForms();
 startArrivals();
+startCompletion();
 startLive();
 
 // What htmx fetched was refused: nothing was swapped, so that somebody has to say so.
 document.addEventListener("htmx:responseError", ({ detail }) => {
-  if (detail.xhr.status === 401) location.reload();
+  if (detail.xhr.status === 401) typedSomething() ? sayYouAreOut() : location.reload();
   else toast({ severity: "error", message: problemWords(detail.xhr) });
 });
 document.addEventListener("htmx:sendError", () => toast({ severity: "error", message: "The server can't be reached. What you see may be old." }));

@@ -4,6 +4,7 @@
 // fetched alone; changes of others that could belong on the list are counted, and taken in when the reader asks. The stream stops while
 // the page is hidden, since browsers allow six connections to a server, and goes on where it was.
 
+import { sayYouAreOut, typedSomething } from "./forms.js";
 import { toast } from "./toasts.js";
 
 const QUIET_MS = 200; // changes come in bursts: one commit of a manager is several
@@ -21,6 +22,7 @@ let regionsWanted = false;
 let timer = 0;
 let lastFetch = 0;
 let hiddenTimer = 0;
+let told401 = false;
 
 export function startLive() {
   if (!document.body.hasAttribute("data-position")) return;
@@ -61,9 +63,11 @@ function onError() {
 
 async function retry() {
   const answer = await fetch("/api/v1/whoami").catch(() => null);
-  if (answer?.status === 401) location.reload();
+  if (answer?.status === 401 && !typedSomething()) location.reload();
   else if (answer?.ok) startAnew();
   else setTimeout(retry, 5000);
+  if (answer?.status === 401 && typedSomething() && !told401) sayYouAreOut();
+  told401 = answer?.status === 401;
 }
 
 function startAnew() {

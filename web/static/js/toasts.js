@@ -5,7 +5,7 @@ const ICONS = { info: "info", good: "circle-check", warning: "triangle-alert", e
 const TONES = { info: "info", good: "good", warning: "warn", error: "bad", critical: "bad" };
 const STAYS_MS = { info: 8000, good: 5000, warning: 16000, error: 0, critical: 0 };
 
-export function toast({ severity, message, link = "" }) {
+export function toast({ severity, message, link = "", fresh = false }) {
   const place = document.getElementById("toasts");
   const template = document.getElementById("toast");
   if (!place || !template) return;
@@ -17,6 +17,7 @@ export function toast({ severity, message, link = "" }) {
   shown.querySelector("p").textContent = message;
   const anchor = shown.querySelector("a");
   if (link) anchor.href = link;
+  if (fresh) anchor.target = "_blank"; // a tab of its own: this one holds something
   anchor.hidden = !link;
   shown.querySelector("button").addEventListener("click", () => shown.remove());
   place.append(shown);
