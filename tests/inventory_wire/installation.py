@@ -62,37 +62,50 @@ class Installation:
     port: int = 0
     """Of the broker: chosen by the system at its first start, and kept."""
     processes: dict[str, Process] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    """The line by which each said that it is ready."""
 
     @property
     def secrets(self) -> Path:
         return self.directory / "secrets"
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, name: str = "inventory") -> dict[str, str]:
+        """A further replica has a secrets directory of its own, as on a machine of its own."""
+        number = name.partition(".")[2]
+        secrets = self.directory / f"{name}-secrets" if number else self.secrets
+        if number:
+            Authority(self.secrets).equip(f"svc-{name}", secrets)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
         return kept | {
             "FLEETWARD_DATABASE": self.database,
             "FLEETWARD_BROKER": f"mqtts://127.0.0.1:{self.port}",
-            "FLEETWARD_SECRETS": str(self.secrets),
+            "FLEETWARD_SECRETS": str(secrets),
+            "FLEETWARD_REPLICA": number or "1",
             "PYTHONUNBUFFERED": "1",
         }
 
     async def start(self, name: str) -> Process:
-        """Start it, and wait until it says `ready`."""
-        command = [sys.executable, "-m", "inventory"]
-        if name == "broker":
-            kind = "mosquitto" if find_mosquitto() else "embedded"
-            command = [sys.executable, "-m", "broker", "--kind", kind, "--port", str(self.port), "--secrets", str(self.secrets)]
-            command += ["--data", str(self.directory / "broker")]
+        """Start it, such as `inventory` or `web.2`, and wait until it says `ready`."""
+        command, environment = self.command(name), self.environment(name)
         with (self.directory / f"{name}.log").open("ab") as out:
-            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=self.environment(), stdout=PIPE, stderr=out)
+            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=PIPE, stderr=out)
         self.processes[name] = process
         assert process.stdout is not None
         async with patience(DEADLINE_S):
             line = await process.stdout.readline()
         assert line.startswith((b"ready", b"listening")), f"{name} said {line!r}: {self.log(name)[-3000:]}"
+        self.said[name] = line.decode().strip()
         if name == "broker":
             self.port = int(line.rsplit(b":", 1)[1])
         return process
+
+    def command(self, name: str) -> list[str]:
+        role = name.partition(".")[0]
+        command = [sys.executable, "-m", role]
+        if role == "broker":
+            kind = "mosquitto" if find_mosquitto() else "embedded"
+            command += ["--kind", kind, "--port", str(self.port), "--secrets", str(self.secrets), "--data", str(self.directory / "broker")]
+        return command + (["--port", "0"] if role == "web" else [])
 
     async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """End it by a signal; its exit code."""
