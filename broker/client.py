@@ -1,22 +1,24 @@
 """The server's MQTT session: one connection to the broker that comes back by itself, for `inventory.service` and `managers.dispatch`.
 
 `Session` connects with the service's certificate, for ever, with jittered backoff and a new client for each connection; it subscribes
-again what it was subscribed to, hands out what arrives (one at a time or in batches), and publishes. What arrives is bounded by no longer
-reading the socket, so that nothing that the broker has delivered is dropped here; what is published is bounded by a number of
-unacknowledged messages. It deliberately keeps nothing across a connection's end: durability is the sender's and the other end's
-(design.md section 4), and whoever awaits `publish` is told with `NotConnected`.
+again what it was subscribed to, hands out what arrives (one at a time or in batches), and publishes. What arrives waits in turns by its
+sender (`broker.turns`): beyond a sender's share it is dropped, as all senders share one connection, and the sender says it again. All
+together is bounded by no longer reading the socket; what is published, by a number of unacknowledged messages. It deliberately keeps
+nothing across a connection's end: durability is the sender's and the other end's (design.md section 4), and whoever awaits `publish` is
+told with `NotConnected`.
 
 Beneath is aiomqtt over paho. Its per-message tasks and its scan of pending calls are bypassed: see `_Client`; so is paho's reading of
 messages: see `broker.reading`.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import random
 import secrets
 import ssl
-from collections import deque
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,12 +31,22 @@ import aiomqtt
 import paho.mqtt.client as paho
 
 from broker.reading import Reader, Taker
-from broker.topics import Topic, TopicError, Topics
+from broker.topics import DeviceTopic, IntentTopic, Topic, TopicError, Topics
+from broker.turns import Share, Turns
 
 log = logging.getLogger(__name__)
 
 _FILTERS_A_PACKET = 64
 """Of a SUBSCRIBE; a shard each makes 256, and a packet should stay small."""
+
+
+DEVICE = Share(items=64, size=5 * 1024 * 1024, burst=300, a_second=20.0)
+"""Of a device: its window is 16 messages of at most 256 KiB, and beside it there are presence, heartbeats and metrics. A machine that comes
+back with everything to say needs some 250 messages; after that, 20 a second are more than anything on a machine changes."""
+INTEGRATION = Share(items=1000, size=8 * 1024 * 1024, burst=10_000, a_second=1000.0)
+"""Of an integration, which may have a fleet's worth to say; `inventory.service` bounds what is not done yet, with a reply."""
+TELL_S = 60.0
+"""A sender that is refused is named in the log this often at most, in seconds."""
 
 
 class NotConnected(Exception):
@@ -85,8 +97,10 @@ class Settings:
     """First wait before connecting again; doubles, with full jitter."""
     backoff_max_s: float = 5.0
     """Longest wait: what a broker's restart adds to everything else."""
+    of_device: Share = DEVICE
+    of_integration: Share = INTEGRATION
     inbox_messages: int = 10_000
-    """Read and not yet taken; at this the socket is left alone until half of it is taken."""
+    """Read and not yet taken, of all; at this the socket is left alone until half of it is taken."""
     inbox_bytes: int = 64 * 1024 * 1024
     """Likewise, by the payloads' size."""
     unacknowledged: int = 4_000
@@ -250,8 +264,8 @@ class Session:
         self._listener = listener
         self._filters: dict[str, int] = {}
         self._client: _Client | None = None
-        self._inbox: deque[Received] = deque()
-        self._inbox_bytes = 0
+        self._inbox: Turns[Received] = Turns()
+        self._refused_at: dict[str, float] = {}
         self._paused = False
         self._arrived = asyncio.Event()
         self._up = asyncio.Event()
@@ -324,16 +338,21 @@ class Session:
         """
         await self._connected_client().hand_over(topic, payload, qos, None)
 
+    @property
+    def refused(self) -> int:
+        """Messages dropped since the beginning because their sender had more waiting than its share."""
+        return self._inbox.refused
+
     def __aiter__(self) -> AsyncIterator[Received]:
         return self._each()
 
     async def batch(self, limit: int) -> list[Received]:
-        """Wait for a message, then take up to `limit` of those that are there, oldest first."""
-        while not self._inbox:
+        """Wait for a message, then take up to `limit` of those that are there, in turns by sender, each sender's in order."""
+        while not (taken := self._inbox.take(limit, time.monotonic())):
             self._arrived.clear()
-            await self._arrived.wait()
-        taken = [self._inbox.popleft() for _ in range(min(limit, len(self._inbox)))]
-        self._inbox_bytes -= sum(len(received.payload) for received in taken)
+            with contextlib.suppress(TimeoutError):  # those that wait are paced: it is time for the next
+                async with asyncio.timeout(self._inbox.due_in(time.monotonic())):
+                    await self._arrived.wait()
         self._resume_if_emptied()
         return taken
 
@@ -422,12 +441,33 @@ class Session:
     # --- the inbox ------------------------------------------------------------------------------------------------------------
 
     def _receive(self, text: str, payload: bytes) -> None:
-        self._inbox.append(Received(self._parse(text), text, payload, datetime.now(UTC)))
-        self._inbox_bytes += len(payload)
+        received = Received(self._parse(text), text, payload, datetime.now(UTC))
+        name, share = self._sender(received.topic)
+        now = time.monotonic()
+        if not self._inbox.put(name, share, received, len(payload), now):
+            self._tell(name, now)
+            return
         self._arrived.set()
         if not self._paused and self._client is not None and self._full(1.0):
             self._paused = True
             self._client.pause()
+
+    def _sender(self, topic: Topic | None) -> tuple[str, Share]:
+        match topic:
+            case DeviceTopic(device, _):
+                return device, self._settings.of_device
+            case IntentTopic(integration=integration):
+                return f"integration {integration}", self._settings.of_integration
+        return "", self._settings.of_device
+
+    def _tell(self, name: str, now: float) -> None:
+        """Names of those who flood are few; should they not be, all are forgotten and told of again."""
+        if now - self._refused_at.get(name, -TELL_S) < TELL_S:
+            return
+        if len(self._refused_at) >= 1000:
+            self._refused_at.clear()
+        self._refused_at[name] = now
+        log.warning("a sender floods; what is beyond its share is dropped", extra={"sender": name, "refused": self._inbox.refused})
 
     def _resume_if_emptied(self) -> None:
         if self._paused and self._client is not None and not self._full(0.5):
@@ -435,7 +475,7 @@ class Session:
             self._client.resume()
 
     def _full(self, part: float) -> bool:
-        return len(self._inbox) >= self._settings.inbox_messages * part or self._inbox_bytes >= self._settings.inbox_bytes * part
+        return len(self._inbox) >= self._settings.inbox_messages * part or self._inbox.size >= self._settings.inbox_bytes * part
 
     def _parse_anew(self, text: str) -> Topic | None:
         try:

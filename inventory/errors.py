@@ -82,6 +82,17 @@ class Invalid(InventoryError):
     title = "Invalid"
 
 
+class TooManyRequests(InventoryError):
+    """Asked faster than is done, or again too soon. `retry_after` is in seconds."""
+
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 class Unavailable(InventoryError):
     """The database can't be reached just now; nothing was written."""
 

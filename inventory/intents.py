@@ -27,7 +27,7 @@ from broker.topics import IntentTopic, ReplyTopic, Topics
 from inventory import integrations
 from inventory.actor import Actor
 from inventory.db import dumps
-from inventory.errors import BadRequest, Conflict, Forbidden, Invalid, InventoryError, NotFound, Problem
+from inventory.errors import BadRequest, Conflict, Forbidden, Invalid, InventoryError, NotFound, Problem, TooManyRequests
 from inventory.idempotency import Claim, once
 from inventory.integrations import Integration
 from inventory.keepable import unkeepable
@@ -89,6 +89,14 @@ class Intents:
             log.exception("an intent failed", extra={"integration": topic.integration, "key": topic.id})
             body = problem(Broken("something went wrong here; the log of the Inventory service says what"))
         METER.count(INTENTS, str(body["status"]))
+        await self._reply(topic, correlation, body)
+
+    async def refuse(self, topic: IntentTopic, payload: bytes, retry_after: int) -> None:
+        """It is not done, because the integration asks faster than is done; `retry_after` in seconds."""
+        error = TooManyRequests("intents come faster than they are done; this one was not, send it again later", retry_after=retry_after)
+        await self._reply(topic, correlation_of(payload), problem(error) | {"retry_after": retry_after})
+
+    async def _reply(self, topic: IntentTopic, correlation: str | None, body: Json) -> None:
         if correlation is not None:
             reply = {"v": 1, "sent_at": time_text(self._store.clock()), **body}
             await self._publish(self._topics.build(ReplyTopic(topic.integration, correlation)), dumps(reply).encode())

@@ -8,7 +8,6 @@ Called by `python -m inventory`. Source: design.md section 3.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -26,6 +25,7 @@ from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
 from inventory import metrics, retention, telemetry
+from inventory.asked import RETRY_AFTER_S, Asked
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.bootstrap import forget_first_password
 from inventory.changes import Relay
@@ -81,7 +81,7 @@ class Service:
         self._telemetry = telemetry.Publisher(db, telemetry.process_name("inventory", settings.replica), self._look)
         self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
         self._intents = Intents(self._store, settings.topics, self._reply)
-        self._asked: asyncio.Queue[tuple[IntentTopic, bytes]] = asyncio.Queue(maxsize=1000)
+        self._asked = Asked()
         self._told = Recently(TELL_S, limit=1000)
         self._numbers: dict[str, int] = {}
         self.subscribed = asyncio.Event()
@@ -167,13 +167,11 @@ class Service:
         return inbound
 
     def _ask(self, topic: IntentTopic, payload: bytes) -> None:
-        """A writer that is faster than we are must not stop the devices: without a reply it asks again."""
-        try:
-            self._asked.put_nowait((topic, payload))
-        except asyncio.QueueFull:
-            METER.count(metrics.INTENTS, "dropped")
+        """A writer that is faster than we are must not stop the devices, nor other writers."""
+        if not self._asked.put(topic, payload):
+            METER.count(metrics.INTENTS, "429")
             if self._told.first(topic.integration, time.monotonic()):
-                log.warning("intents come faster than they are done, some were dropped", extra={"integration": topic.integration})
+                log.warning("intents come faster than they are done, some are refused", extra={"integration": topic.integration})
 
     async def _lease(self) -> None:
         while True:
@@ -198,16 +196,11 @@ class Service:
             await self.session.subscribe(filter_)
             try:
                 while not held.is_closed():
-                    if (asked := await self._next_asked()) is not None:
+                    if (asked := await self._asked.next(RETRY_S)) is not None:
                         await self._answer(*asked)
+                    await asyncio.gather(*(self._intents.refuse(*refused, RETRY_AFTER_S) for refused in self._asked.refusals()))
             finally:
                 await self.session.unsubscribe(filter_)
-
-    async def _next_asked(self) -> tuple[IntentTopic, bytes] | None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RETRY_S):
-                return await self._asked.get()
-        return None
 
     async def _answer(self, topic: IntentTopic, payload: bytes) -> None:
         """However often it takes: the correlation keeps it from being done twice."""
@@ -224,12 +217,14 @@ class Service:
         oldest = self.ingest.oldest
         METER.set(metrics.INGEST_LAG, 0.0 if oldest is None else time.monotonic() - oldest)
         METER.set(metrics.INBOX, self.session.waiting)
+        METER.set(metrics.REFUSED, self.session.refused, "beyond_share")
         METER.set(metrics.SHARDS, len(self.leases.held))
         METER.set(metrics.CONNECTED, self.session.connected_since is not None)
         METER.set(metrics.CONNECTIONS, self.session.connections)
 
     async def _tell(self) -> None:
-        numbers = asdict(self.ingest.counts) | asdict(self.ingest.refused)
+        flooded = {"flooded": self.session.refused, "intents_refused": self._asked.refused}
+        numbers = asdict(self.ingest.counts) | asdict(self.ingest.refused) | flooded
         if numbers != self._numbers:
             log.info("ingest so far", extra=numbers)
         self._numbers = numbers

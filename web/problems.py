@@ -1,6 +1,6 @@
 """What goes wrong on the way to the inventory, and every error as `application/problem+json`.
 
-The inventory's own errors carry their status and words; this module adds those that only HTTP knows (401, 405, 413, 415, 429), and turns
+The inventory's own errors carry their status and words; this module adds those that only HTTP knows (401, 405, 413, 415), and turns
 all of them, Quart's own included, into one shape. It never shows a traceback. Browsers that ask for a page get one, where the
 pages have registered how (`html`).
 
@@ -16,7 +16,7 @@ from quart import Quart, Response, request
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from inventory.errors import InventoryError, Unavailable
+from inventory.errors import InventoryError, TooManyRequests, Unavailable
 from web import json
 
 log = logging.getLogger(__name__)
@@ -46,17 +46,6 @@ class UnsupportedMediaType(InventoryError):
 
     status = 415
     title = "Unsupported media type"
-
-
-class TooManyRequests(InventoryError):
-    """Asked again too soon. `retry_after` is in seconds."""
-
-    status = 429
-    title = "Too many requests"
-
-    def __init__(self, detail: str, *, retry_after: int) -> None:
-        super().__init__(detail)
-        self.retry_after = retry_after
 
 
 UNAVAILABLE_RETRY_S: int = 2

@@ -20,12 +20,12 @@ from quart.typing import ResponseReturnValue
 from inventory import accounts
 from inventory.access import Action
 from inventory.accounts import Account, Opened
-from inventory.errors import Forbidden, Invalid, Problem
+from inventory.errors import Forbidden, Invalid, Problem, TooManyRequests
 from inventory.metrics import METER, SIGN_INS_FAILED
 from web import json
 from web.bodies import read_object
 from web.identity import cookie_name, identify, remote_address, require
-from web.problems import TooManyRequests, Unauthenticated
+from web.problems import Unauthenticated
 from web.services import services
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from broker.acl import Acl, Class, Identity
 from broker.client import Session, Settings
 from broker.mosquitto import Files, Mosquitto, MosquittoMissing, read_integrations, render
 from broker.topics import DeviceTopic, EventTopic, Topics
+from broker.turns import Share
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, publish, until
 from tests.waiting import patience
@@ -93,7 +95,9 @@ async def test_a_burst_to_a_service_is_queued_and_not_dropped(certs: CertFactory
     """3,000 messages at once, more than Mosquitto's default queue of 1,000: all arrive."""
     device = Wire("127.0.0.1", port, certs.client_context("host-a", Class.DEVICE))
     await device.connect("host-a")
-    async with Session(Settings.from_url(f"mqtts://127.0.0.1:{port}", "svc-inventory", secrets, T)) as inventory:
+    wide = Share(items=3000, size=1 << 30, burst=3000, a_second=1000.0)
+    settings = replace(Settings.from_url(f"mqtts://127.0.0.1:{port}", "svc-inventory", secrets, T), of_device=wide)
+    async with Session(settings) as inventory:
         await inventory.connected()
         await inventory.subscribe(T.uplinks())
         topic = T.build(DeviceTopic("host-a", "up/facts"))

@@ -12,6 +12,7 @@ from broker.client import NotConnected, Session, SessionDown, SessionUp, Setting
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
 from broker.topics import DeviceTopic, IntentTopic, Topics
+from broker.turns import Share
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, publish, until
 from tests.waiting import patience
@@ -43,6 +44,10 @@ async def device(wire: Make) -> Wire:
     await made.connect("host-a")
     await made.subscribe(T.downlinks("host-a"))
     return made
+
+
+WIDE = Share(items=100_000, size=1 << 30, burst=100_000, a_second=1e6)
+"""For tests in which one device sends what a fleet would."""
 
 
 async def take(session: Session, count: int) -> list[bytes]:
@@ -162,9 +167,26 @@ async def test_the_number_of_unacknowledged_is_bounded(settings: Settings, devic
     assert most == 3
 
 
+async def test_a_device_that_floods_gets_its_share_and_others_are_heard_at_once(settings: Settings, device: Wire, wire: Make) -> None:
+    """Of 5,000 messages of one device 64 wait and the rest is dropped; another's message is among the next two."""
+    other = wire("host-b")
+    await other.connect("host-b")
+    async with Session(settings) as session:
+        await session.connected()
+        await session.subscribe(T.uplinks())
+        for n in range(5000):
+            device.send(publish(FACTS, str(n).encode(), packet_id=n + 1))
+        await device.ping()
+        await until(lambda: session.refused == 5000 - 64)
+        await other.publish(T.build(DeviceTopic("host-b", "up/facts")), b"calm")
+        await until(lambda: len(session._inbox) == 65)
+        assert sorted(r.payload for r in await session.batch(2)) == [b"0", b"calm"]
+        assert await take(session, 63) == [str(n).encode() for n in range(1, 64)]
+
+
 async def test_a_full_inbox_stops_the_reading_and_loses_nothing(settings: Settings, device: Wire) -> None:
     """With room for 10 messages, 2,000 sent while nobody takes any: the socket is left alone, then all come in order."""
-    async with Session(replace(settings, inbox_messages=10)) as session:
+    async with Session(replace(settings, inbox_messages=10, of_device=WIDE)) as session:
         await session.connected()
         await session.subscribe(T.uplinks())
         for n in range(2000):
