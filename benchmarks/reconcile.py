@@ -1,8 +1,9 @@
 """One config change to N online hosts, until all are current: the managers and Inventory's store, without MQTT.
 
 Devices are played by a loop that ends each command as ingest would, in batches. Printed: keys/s of a lean hand-written loop over the same
-tables (claim, read, one upsert with a change row, settle) on the same database, ours, their ratio, and the time of the statement that
-evaluates selectors. Run: `python -m benchmarks.reconcile --database postgresql://… [--hosts 10000]`; the database is emptied.
+tables (claim, read, one upsert with a change row, settle) on the same database, ours, their ratio, the time of the statement that
+evaluates selectors, and how long a change to a single host takes while another one to all of them is under way. Run:
+`python -m benchmarks.reconcile --database postgresql://… [--hosts 10000]`; the database is emptied.
 """
 
 import argparse
@@ -134,17 +135,38 @@ async def lean(db: Database, keys: int) -> float:
     return rate
 
 
-async def until_current(db: Database, hosts: int, generation: int) -> None:
+async def current(db: Database, config: str, generation: int) -> int:
+    """How many hosts have the config as wanted, at this generation of their host-config or a later one."""
+    async with db.acquire() as connection:
+        found = await connection.fetchval(
+            "SELECT count(*) FROM host_config WHERE config = (SELECT id FROM config WHERE name = $1) "
+            "AND observed_generation = generation AND generation >= $2 AND status->>'indicator' = 'idle'",
+            config,
+            generation,
+        )
+    return int(found)
+
+
+async def until_current(db: Database, hosts: int, generation: int, config: str = "bench", pause_s: float = 0.25) -> None:
     while True:
-        async with db.acquire() as connection:
-            done = await connection.fetchval(
-                "SELECT count(*) FROM host_config "
-                "WHERE observed_generation = generation AND generation >= $1 AND status->>'indicator' = 'idle'",
-                generation,
-            )
-        if done == hosts:
+        if await current(db, config, generation) == hosts:
             return
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(pause_s)
+
+
+async def meanwhile(db: Database, store: Store, hosts: int) -> list[float]:
+    """Seconds that a change to one host takes, time and again while one to all is under way."""
+    await store.create("config", {"name": "single", "selector": 'name = "bench-1"', "files": [file("0", "single")]}, ADMIN)
+    await until_current(db, 1, 1, "single")
+    await store.patch("config", "bench", {"files": [file("three")]}, ADMIN)
+    took: list[float] = []
+    while await current(db, "bench", 3) < hosts:
+        began = time.perf_counter()
+        await store.patch("config", "single", {"files": [file(str(len(took) + 1), "single")]}, ADMIN)
+        await until_current(db, 1, len(took) + 2, "single", 0.02)
+        took.append(time.perf_counter() - began)
+        await asyncio.sleep(0.5)
+    return took
 
 
 async def measure(url: str, hosts: int) -> None:
@@ -176,6 +198,8 @@ async def measure(url: str, hosts: int) -> None:
             spent = time.process_time() - cpu
             print(f"one change to {hosts} hosts        {took:8.1f} s, {spent:.1f} s of CPU here; {devices.commands} commands in all")
             print(f"selectors of 50 configs, 500 hosts {await evaluation(db):8.1f} ms")
+            single = sorted(await meanwhile(db, store, hosts))
+            print(f"meanwhile, a change to one host    {single[len(single) // 2]:8.2f} s, at most {single[-1]:.2f} s ({len(single)} times)")
             print(f"lean loop {baseline:.0f} keys/s, ours {hosts / took:.0f} hosts/s, ratio {hosts / took / baseline:.2f}")
         for helper in helpers:
             helper.cancel()
@@ -184,8 +208,8 @@ async def measure(url: str, hosts: int) -> None:
     await db.close()
 
 
-def file(content: str) -> dict[str, str]:
-    return {"path": "/etc/fleet/bench.conf", "content": content}
+def file(content: str, name: str = "bench") -> dict[str, str]:
+    return {"path": f"/etc/fleet/{name}.conf", "content": content}
 
 
 def main() -> None:

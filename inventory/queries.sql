@@ -163,10 +163,10 @@ WHERE at >= now() - make_interval(secs => $1) ORDER BY process;
 
 -- name: trigger_work
 -- Queue keys. `again` notes a trigger of a key that is being reconciled; otherwise the row is due when it was, or sooner. Halted rows
--- hear only FRESH (3), rows that back off only NOW (2) and FRESH.
--- $1 manager, $2 keys, $3 strength, $4 delay, $5 now, or NULL for this clock
-INSERT INTO work AS w (manager, key, due_at, attempts, halted, backoff, again, fence, queued_at)
-SELECT $1, key, now + $4::interval, 0, false, false, 0, 0, now
+-- hear only FRESH (3), rows that back off only NOW (2) and FRESH. A row goes to the better lane, and stays in it until it is done.
+-- $1 manager, $2 keys, $3 strength, $4 delay, $5 now, or NULL for this clock, $6 lane
+INSERT INTO work AS w (manager, key, due_at, attempts, halted, backoff, again, fence, queued_at, lane)
+SELECT $1, key, now + $4::interval, 0, false, false, 0, 0, now, $6::smallint
 FROM unnest($2::text[]) AS key, coalesce($5::timestamptz, clock_timestamp()) AS now ORDER BY key
 ON CONFLICT (manager, key) DO UPDATE SET
     again = CASE WHEN w.lease_until IS NULL THEN 0 ELSE greatest(w.again, $3::int) END,
@@ -174,26 +174,36 @@ ON CONFLICT (manager, key) DO UPDATE SET
     attempts = CASE WHEN w.lease_until IS NULL AND $3::int = 3 THEN 0 ELSE w.attempts END,
     last_error = CASE WHEN w.lease_until IS NULL AND $3::int = 3 THEN NULL ELSE w.last_error END,
     halted = w.halted AND (w.lease_until IS NOT NULL OR $3::int < 3),
-    backoff = w.backoff AND (w.lease_until IS NOT NULL OR $3::int < 2)
+    backoff = w.backoff AND (w.lease_until IS NOT NULL OR $3::int < 2),
+    lane = least(w.lane, EXCLUDED.lane)
 WHERE CASE
-    WHEN w.lease_until IS NOT NULL THEN w.again < $3::int
+    WHEN w.lease_until IS NOT NULL THEN w.again < $3::int OR w.lane > EXCLUDED.lane
     WHEN $3::int = 3 THEN true
     WHEN w.halted OR (w.backoff AND $3::int < 2) THEN false
-    ELSE w.due_at IS NULL OR w.due_at > EXCLUDED.due_at OR w.backoff
+    ELSE w.due_at IS NULL OR w.due_at > EXCLUDED.due_at OR w.backoff OR w.lane > EXCLUDED.lane
 END;
 
 -- name: claim_work
 -- Take due keys and those whose lease has run out. A key that was triggered during a lease that ran out is read afresh now, which serves
--- that trigger. What is due, or leased, further ahead than anything ever is, was so by a clock that has been put right since.
--- $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock
+-- that trigger. What is due, or leased, further ahead than anything ever is, was so by a clock that has been put right since. The prompt
+-- lane (0) comes first, but never has it all: a share is the bulk's (1).
+-- $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock, $6 how many of the prompt lane at most
 WITH clock AS (
     SELECT coalesce($5::timestamptz, clock_timestamp()) AS now
-), due AS (
+), prompt AS (
     SELECT id, due_at FROM work
-    WHERE manager = $1 AND NOT halted
+    WHERE manager = $1 AND lane = 0 AND NOT halted
       AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
       AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
-    ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY due_at LIMIT $6 FOR UPDATE SKIP LOCKED
+), bulk AS (
+    SELECT id, due_at FROM work
+    WHERE manager = $1 AND lane = 1 AND NOT halted
+      AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
+      AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
+    ORDER BY due_at LIMIT $2 - (SELECT count(*) FROM prompt) FOR UPDATE SKIP LOCKED
+), due AS (
+    TABLE prompt UNION ALL TABLE bulk
 )
 UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::interval, fence = nextval('work_fences'), again = 0,
     backoff = false, attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END,
@@ -217,7 +227,7 @@ WHERE w.manager = $1 AND w.key = t.key AND w.fence = t.fence AND w.lease_until I
 -- name: hold_work
 -- Lock the rows that this holder still has; `now` is what time it is by whoever keeps it. $1 manager, $2 keys, $3 fences,
 -- $4 now, or NULL for this clock
-SELECT w.key, w.fence, w.attempts, w.again, w.last_error, coalesce($4::timestamptz, clock_timestamp()) AS now
+SELECT w.key, w.fence, w.attempts, w.again, w.last_error, w.lane, coalesce($4::timestamptz, clock_timestamp()) AS now
 FROM work w JOIN unnest($2::text[], $3::bigint[]) AS t (key, fence) ON t.key = w.key AND t.fence = w.fence
 WHERE w.manager = $1 AND w.lease_until IS NOT NULL ORDER BY w.key FOR UPDATE OF w;
 
@@ -235,7 +245,7 @@ WITH clock AS (SELECT coalesce($2::timestamptz, clock_timestamp()) AS now)
 SELECT m AS manager FROM unnest($1::text[]) AS m, clock
 WHERE EXISTS (
     SELECT 1 FROM work w
-    WHERE w.manager = m AND NOT w.halted AND (w.due_at <= clock.now OR w.due_at > clock.now + interval '1 hour')
+    WHERE w.manager = m AND w.lane IN (0, 1) AND NOT w.halted AND (w.due_at <= clock.now OR w.due_at > clock.now + interval '1 hour')
       AND (w.lease_until IS NULL OR w.lease_until <= clock.now OR w.lease_until > clock.now + interval '1 hour')
 );
 

@@ -216,7 +216,7 @@ class Work(Model):
     """A key that a manager has to reconcile. At most one row a key: triggers of a queued key collapse into it.
 
     `due_at` null: it waits for a trigger. `again`: the strongest trigger that came while it was being reconciled. `backoff`: `due_at` is
-    a pause after a failure."""
+    a pause after a failure. `lane`: `inventory.work.Lane`."""
 
     id = fields.BigIntField(primary_key=True, generated=True)
     manager = CharField(max_length=32)
@@ -231,6 +231,7 @@ class Work(Model):
     lease_until = DatetimeField(null=True)
     fence = fields.BigIntField(default=0)
     queued_at = DatetimeField()
+    lane = fields.SmallIntField(default=1, db_default=1)
 
     class Meta:
         table = "work"

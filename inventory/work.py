@@ -29,6 +29,19 @@ class Strength(IntEnum):
     """The user stepped in (a new generation, or a retry): from the first attempt."""
 
 
+class Lane(IntEnum):
+    """Which of two lines a key waits in. Stored in `work.lane`; a key stays in the better one until it is done."""
+
+    PROMPT = 0
+    """Few keys, of a change that a person or an integration made and waits for."""
+    BULK = 1
+    """What comes in great numbers, or of itself: a change that concerns a large part of the fleet, what devices report, scans."""
+
+
+BULK_SHARE = 4
+"""The bulk has every fourth place of a batch, however much is prompt, so that neither starves the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A key in hand until its lease ends. `attempts`: failures so far. `fence` rises with every claim of any key. `waited_s`: since it was
@@ -50,6 +63,7 @@ class Held:
     again: Strength | None
     now: datetime
     last_error: Mapping[str, Any] | None = None
+    lane: Lane = Lane.BULK
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +101,27 @@ class WorkQueue:
         self._clock: Callable[[], datetime | None] = clock or (lambda: None)
 
     async def trigger(
-        self, connection: Connection, manager: str, keys: Sequence[str], strength: Strength, delay: timedelta = timedelta()
+        self,
+        connection: Connection,
+        manager: str,
+        keys: Sequence[str],
+        strength: Strength,
+        delay: timedelta = timedelta(),
+        lane: Lane = Lane.BULK,
     ) -> None:
         """Queue keys. A key that is queued keeps its place; one being reconciled runs once more; a delay only ever brings nearer."""
         if keys:
-            await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), delay, self._clock())
+            await connection.execute(SQL["trigger_work"], manager, sorted(set(keys)), int(strength), delay, self._clock(), int(lane))
 
-    async def trigger_selected(self, connection: Connection, manager: str, selection: str, ids: Sequence[str], strength: Strength) -> None:
-        """Queue the keys that the named statement finds for these ids (it returns a column `key`)."""
-        if ids:
-            rows = await connection.fetch(SQL[selection], sorted(set(ids)))
-            await self.trigger(connection, manager, [row["key"] for row in rows], strength)
+    async def selected(self, connection: Connection, selection: str, ids: Sequence[str]) -> list[str]:
+        """The keys that the named statement finds for these ids (it returns a column `key`)."""
+        return [row["key"] for row in await connection.fetch(SQL[selection], sorted(set(ids)))] if ids else []
 
     async def claim(self, manager: str, owner: str, limit: int, lease: timedelta) -> list[Claimed]:
-        """Take due keys, those longest due first, and those whose lease ran out. Two replicas never get the same one."""
+        """Take due keys, the prompt ones first, of a lane those longest due, and those whose lease ran out. Two replicas never get the same
+        one. Where `at_least(limit)` are got, there may be more."""
         async with self._db.acquire() as connection:
-            rows = await connection.fetch(SQL["claim_work"], manager, limit, owner, lease, self._clock())
+            rows = await connection.fetch(SQL["claim_work"], manager, limit, owner, lease, self._clock(), at_least(limit))
         return [Claimed(row["key"], row["attempts"], row["fence"], row["waited_s"]) for row in rows]
 
     async def renew(self, manager: str, claimed: Sequence[Claimed], lease: timedelta) -> None:
@@ -120,7 +139,15 @@ class WorkQueue:
         that was decided for it may be written."""
         rows = await connection.fetch(SQL["hold_work"], manager, *_keys(claimed), self._clock())
         return [
-            Held(r["key"], r["fence"], r["attempts"], Strength(r["again"]) if r["again"] else None, r["now"], loads(r["last_error"]))
+            Held(
+                r["key"],
+                r["fence"],
+                r["attempts"],
+                Strength(r["again"]) if r["again"] else None,
+                r["now"],
+                loads(r["last_error"]),
+                Lane(r["lane"]),
+            )
             for r in rows
         ]
 
@@ -150,6 +177,11 @@ class WorkQueue:
         """A row a manager: `manager`, `queued`, `waiting` (for a trigger), `running`, `halted`."""
         async with self._db.acquire() as connection:
             return [dict(row) for row in await connection.fetch(SQL["work_stats"])]
+
+
+def at_least(limit: int) -> int:
+    """How many prompt keys a claim of `limit` takes at most; fewer in all mean that nothing more was due."""
+    return limit - limit // BULK_SHARE
 
 
 def _keys(claimed: Sequence[Claimed]) -> tuple[list[str], list[int]]:

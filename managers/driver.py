@@ -21,7 +21,7 @@ from inventory.changes import Change
 from inventory.errors import LeaseLost, Unavailable
 from inventory.metrics import METER, OUTCOMES, RECONCILED, WAITED
 from inventory.store import Lease
-from inventory.work import Claimed, WorkQueue
+from inventory.work import Claimed, WorkQueue, at_least
 from managers.reconcile import AnyTrigger, Error, Failed, Outcome, Reconciler, Request
 from managers.settling import Report, Settler, Terms
 from managers.workqueue import Backoff, Fate
@@ -130,7 +130,7 @@ class Worker:
         self._in_hand.update({c.key: c for c in claimed})
         task = asyncio.create_task(self._process(claimed), name=f"batch of {self.manager.queue}")
         self._batches.add(task)
-        full = len(claimed) == self.manager.batch
+        full = len(claimed) >= at_least(self.manager.batch)
         task.add_done_callback(lambda ended: self._ended(ended, full))
         return full
 

@@ -7,19 +7,21 @@ knowing changes nothing. Knows no kind: what a change means is each manager's `i
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import NamedTuple
 
 from inventory import changes
 from inventory.changes import Change, Tail
 from inventory.db import SQL, Connection, Database, Tx
 from inventory.errors import Gone, Unavailable
 from inventory.store import Store
-from inventory.work import Strength, WorkQueue
+from inventory.work import Lane, Strength, WorkQueue
 from managers.driver import Manager, Scan
 from managers.reconcile import AnyTrigger, Trigger, TriggerSelected
+from managers.workqueue import lane_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,32 @@ CHUNK = 5_000
 
 class _Overtaken(Exception):
     """Another replica moved the cursor: it reads the log now."""
+
+
+class Asked(NamedTuple):
+    """A trigger, and whose change it is of: a person's or an integration's, by type and name; empty: it came about of itself."""
+
+    trigger: AnyTrigger
+    person: str
+
+
+class Found(NamedTuple):
+    """A key that is to be queued."""
+
+    person: str
+    strength: Strength
+    delay: timedelta
+    key: str
+
+
+def by_lane(found: Sequence[Found]) -> Mapping[tuple[Lane, Strength, timedelta], list[str]]:
+    """A person's keys are prompt while they are few together; so one who changes much at once, one by one, is not in anybody's way."""
+    counts = Counter(each.person for each in found)
+    groups: dict[tuple[Lane, Strength, timedelta], list[str]] = defaultdict(list)
+    for each in found:
+        lane = lane_of(Lane.PROMPT if each.person else Lane.BULK, counts[each.person])
+        groups[lane, each.strength, each.delay].append(each.key)
+    return groups
 
 
 class Feed:
@@ -100,11 +128,11 @@ class Feed:
             at = found.next
 
     async def _take(self, found: Sequence[Change], at: int, next: int) -> None:
-        triggers = [trigger for change in found for manager in self._managers for trigger in _interest(manager, change)]
-        await self._retrying(lambda: self._move(triggers, at, next))
-        self._wake(sorted({trigger.manager for trigger in triggers}))
+        asked = [Asked(t, _person(change)) for change in found for manager in self._managers for t in _interest(manager, change)]
+        await self._retrying(lambda: self._move(asked, at, next))
+        self._wake(sorted({each.trigger.manager for each in asked}))
 
-    async def _move(self, triggers: Sequence[AnyTrigger], at: int, next: int) -> None:
+    async def _move(self, asked: Sequence[Asked], at: int, next: int) -> None:
         async with self._db.transaction() as tx:
             await tx.lazily()  # the cursor goes back together with what it says was triggered
             moved = await tx.raw.fetchval(
@@ -112,27 +140,27 @@ class Feed:
             )
             if not moved:
                 raise _Overtaken(f"position {at} was not where the cursor stood")
-            await self._trigger(tx, triggers)
+            await self._trigger(tx, asked)
 
-    async def _trigger(self, tx: Tx, triggers: Sequence[AnyTrigger]) -> None:
+    async def _trigger(self, tx: Tx, asked: Sequence[Asked]) -> None:
         """In the order of the wiring, which is the order of locks."""
         for manager in self._managers:
-            await self._direct(tx, [t for t in triggers if isinstance(t, Trigger) and t.manager == manager.queue])
-            await self._selected(tx, [t for t in triggers if isinstance(t, TriggerSelected) and t.manager == manager.queue])
+            mine = [each for each in asked if each.trigger.manager == manager.queue]
+            found = [Found(each.person, t.strength, t.delay, t.key) for each in mine if isinstance(t := each.trigger, Trigger)]
+            found += await self._selected(tx, mine)
+            for (lane, strength, delay), keys in sorted(by_lane(found).items()):
+                await self._queue.trigger(tx.raw, manager.queue, keys, strength, delay, lane)
 
-    async def _direct(self, tx: Tx, triggers: Sequence[Trigger]) -> None:
-        groups: dict[tuple[Strength, timedelta], list[str]] = defaultdict(list)
-        for t in triggers:
-            groups[t.strength, t.delay].append(t.key)
-        for (strength, delay), keys in sorted(groups.items()):
-            await self._queue.trigger(tx.raw, triggers[0].manager, keys, strength, delay)
-
-    async def _selected(self, tx: Tx, triggers: Sequence[TriggerSelected]) -> None:
-        groups: dict[tuple[str, Strength], list[str]] = defaultdict(list)
-        for t in triggers:
-            groups[t.selection, t.strength].append(t.id)
-        for (selection, strength), ids in sorted(groups.items()):
-            await self._queue.trigger_selected(tx.raw, triggers[0].manager, selection, ids, strength)
+    async def _selected(self, tx: Tx, asked: Sequence[Asked]) -> list[Found]:
+        groups: dict[tuple[str, str, Strength], list[str]] = defaultdict(list)
+        for each in asked:
+            if isinstance(t := each.trigger, TriggerSelected):
+                groups[each.person, t.selection, t.strength].append(t.id)
+        return [
+            Found(person, strength, timedelta(), key)
+            for (person, selection, strength), ids in sorted(groups.items())
+            for key in await self._queue.selected(tx.raw, selection, ids)
+        ]
 
     async def _scan(self, manager: Manager, scan: Scan) -> None:
         """At once, as this process may have been away for long, then from time to time."""
@@ -161,6 +189,11 @@ def _interest(manager: Manager, change: Change) -> Sequence[AnyTrigger]:
     except Exception:
         log.exception("a change was not understood", extra={"kind": manager.queue, "key": change.id, "position": change.position})
         return ()
+
+
+def _person(change: Change) -> str:
+    actor = change.actor
+    return f"{actor['type']} {actor.get('name', '')}" if actor.get("type") in ("user", "integration") else ""
 
 
 async def _until_closed(lock: Connection) -> None:

@@ -15,11 +15,11 @@ from inventory.db import Tx, loads
 from inventory.errors import NotFound
 from inventory.kinds import BY_NAME
 from inventory.store import Store
-from inventory.work import Claimed, Entry, Strength, WorkQueue
+from inventory.work import Claimed, Entry, Lane, Strength, WorkQueue
 from inventory.writer import Writer
 from managers.reconcile import Also, Effect, Enqueue, Make, Outcome, Remove, Write
 from managers.status import status_after
-from managers.workqueue import Backoff, Settled, Uniform, settle
+from managers.workqueue import Backoff, Settled, Uniform, lane_of, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Settler:
             report.lost = sorted({c.key for c in claimed} - {h.key for h in held})
             report.settled = {h.key: settle(h, outcomes[h.key], terms.backoff, self._uniform) for h in held}
             effects = [effect for h in held for effect in outcomes[h.key].effects]
-            await self._enqueue(w.tx, effects, report)
+            await self._enqueue(w.tx, [(h.lane, effect) for h in held for effect in outcomes[h.key].effects], report)
             writes = _merged(effects)
             if terms.status_of is None and all(isinstance(effect, Enqueue) for effect in effects):
                 await w.tx.lazily()  # the queue alone: undone, the keys' leases end, and they are reconciled again
@@ -71,13 +71,14 @@ class Settler:
             await self._finish(w.tx, terms, report.settled)
         return report
 
-    async def _enqueue(self, tx: Tx, effects: Iterable[Effect], report: Report) -> None:
-        keys: dict[tuple[str, Strength], set[str]] = defaultdict(set)
-        for effect in effects:
+    async def _enqueue(self, tx: Tx, effects: Iterable[tuple[Lane, Effect]], report: Report) -> None:
+        """Each with the lane of the key that it comes of."""
+        keys: dict[tuple[str, Strength, Lane], set[str]] = defaultdict(set)
+        for lane, effect in effects:
             if isinstance(effect, Enqueue) and effect.keys:
-                keys[effect.manager, effect.strength].update(effect.keys)
-        for (manager, strength), these in sorted(keys.items()):
-            await self._queue.trigger(tx.raw, manager, sorted(these), strength)
+                keys[effect.manager, effect.strength, lane_of(lane, len(effect.keys))].update(effect.keys)
+        for (manager, strength, lane), these in sorted(keys.items()):
+            await self._queue.trigger(tx.raw, manager, sorted(these), strength, lane=lane)
             report.enqueued.add(manager)
 
     async def _finish(self, tx: Tx, terms: Terms, settled: Mapping[str, Settled]) -> None:

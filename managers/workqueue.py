@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from inventory.work import Entry, Held, Strength
+from inventory.work import Entry, Held, Lane, Strength
 from managers.reconcile import Again, Done, Error, Failed, Outcome
 
 Uniform = Callable[[float, float], float]
@@ -57,6 +57,16 @@ class Settled:
     fate: Fate
     entry: Entry | None
     due_at_once: bool = False
+
+
+PROMPT_KEYS = 100
+"""What a person's change may concern and still be prompt: a batch, done in a tenth of a second. A change that concerns more takes its time
+anyhow, and must not be in the way of others that don't."""
+
+
+def lane_of(cause: Lane, keys: int) -> Lane:
+    """The lane of the keys that one cause leads to. Few of what is prompt are prompt; many are bulk, whoever wanted them."""
+    return Lane.PROMPT if cause is Lane.PROMPT and keys <= PROMPT_KEYS else Lane.BULK
 
 
 def triggered(entry: Entry | None, key: str, strength: Strength, due_at: datetime) -> Entry:

@@ -16,7 +16,7 @@ from inventory.changes import Change, Relay
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
-from inventory.work import Strength, WorkQueue, waiting
+from inventory.work import Lane, Strength, WorkQueue, waiting
 from managers.driver import Engine, Manager, Pump, Scan, Worker
 from managers.feed import LOCK, Feed
 from managers.reconcile import Again, AnyTrigger, Done, Error, Failed, Make, Outcome, Request, Trigger, Write
@@ -113,6 +113,20 @@ class Bench:
 @pytest.fixture
 def bench(db: Database) -> Bench:
     return Bench(db)
+
+
+async def test_a_fresh_intent_does_not_wait_behind_a_backlog(bench: Bench) -> None:
+    """With 5,000 keys due, a prompt one is in the first batch that is claimed after it, and the backlog keeps its share of each."""
+    queue = WorkQueue(bench.db)
+    await bench.trigger(*(f"bulk-{n:04}" for n in range(5000)))
+    async with bench.db.transaction() as tx:
+        await queue.trigger(tx.raw, QUEUE, ["prompt"], Strength.FRESH, lane=Lane.PROMPT)
+    first = {claimed.key for claimed in await queue.claim(QUEUE, "r", 100, timedelta(seconds=15))}
+    assert "prompt" in first and len(first) == 100
+    async with bench.db.transaction() as tx:
+        await queue.trigger(tx.raw, QUEUE, [f"prompt-{n}" for n in range(500)], Strength.FRESH, lane=Lane.PROMPT)
+    second = [claimed.key for claimed in await queue.claim(QUEUE, "r", 100, timedelta(seconds=15))]
+    assert sum(key.startswith("bulk") for key in second) == 25
 
 
 async def test_two_replicas_share_keys_and_miss_no_trigger(bench: Bench) -> None:

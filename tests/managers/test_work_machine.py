@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from inventory.db import Database
-from inventory.work import Claimed, Entry, Held, Strength, WorkQueue
+from inventory.work import Claimed, Entry, Held, Lane, Strength, WorkQueue
 from managers.reconcile import Again, Done, Error, Failed, Outcome
 from managers.workqueue import Backoff, settle, triggered
 
@@ -40,6 +40,7 @@ class Modelled:
     """A key as the rules have it. `until`: its lease's end. `again`: the strongest trigger under the lease."""
 
     entry: Entry
+    lane: Lane
     fence: int = 0
     until: datetime | None = None
     again: Strength | None = None
@@ -84,33 +85,44 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(key=st.sampled_from(KEYS), strength=st.sampled_from(Strength), delay=st.sampled_from([0, 0, 2]))
-    def trigger(self, key: str, strength: Strength, delay: int) -> None:
+    @rule(key=st.sampled_from(KEYS), strength=st.sampled_from(Strength), delay=st.sampled_from([0, 0, 2]), lane=st.sampled_from(Lane))
+    def trigger(self, key: str, strength: Strength, delay: int, lane: Lane) -> None:
         async def act() -> None:
             async with self.bench.db.transaction() as tx:
-                await self.bench.queue.trigger(tx.raw, MANAGER, [key], strength, timedelta(seconds=delay))
+                await self.bench.queue.trigger(tx.raw, MANAGER, [key], strength, timedelta(seconds=delay), lane)
 
         self.bench.do(act())
         known = self.model.get(key)
         if known is not None and known.until is not None:
             known.again = max(known.again or strength, strength)
+            known.lane = min(known.lane, lane)
         else:
             entry = triggered(known.entry if known else None, key, strength, self.bench.now + timedelta(seconds=delay))
-            self.model[key] = Modelled(entry, known.fence if known else 0)
+            self.model[key] = Modelled(entry, self._lane_after(known, lane, strength), known.fence if known else 0)
         self.unserved.add(key)
+
+    def _lane_after(self, known: Modelled | None, lane: Lane, strength: Strength) -> Lane:
+        """The better one; what is not heard changes nothing."""
+        if known is None:
+            return lane
+        deaf = strength is not Strength.FRESH and (known.entry.halted or (known.entry.backoff and strength is Strength.CHANGED))
+        return known.lane if deaf else min(known.lane, lane)
 
     @rule(replica=st.sampled_from(REPLICAS), limit=st.integers(1, 3))
     def claim(self, replica: str, limit: int) -> None:
         claimed = self.bench.do(self.bench.queue.claim(MANAGER, replica, limit, LEASE))
         expected = {key for key, m in self.model.items() if self._claimable(m)}
         assert len(claimed) == min(limit, len(expected))
+        prompt = {key for key in expected if self.model[key].lane is Lane.PROMPT}
+        assert len({each.key for each in claimed} & prompt) == min(limit, len(prompt)), "the prompt ones come first"
         for each in claimed:
             assert each.key in expected, "it was in another hand, or not due"
             known = self.model[each.key]
             assert each.fence > self.fence, "fences rise"
             attempts = 0 if known.again is Strength.FRESH else known.entry.attempts
             assert each.attempts == attempts
-            self.model[each.key] = Modelled(Entry(each.key, known.entry.due_at, attempts), each.fence, self.bench.now + LEASE)
+            until = self.bench.now + LEASE
+            self.model[each.key] = Modelled(Entry(each.key, known.entry.due_at, attempts), known.lane, each.fence, until)
             self.hands[replica][each.key] = each
             self.unserved.discard(each.key)
         self.fence = max([self.fence, *(each.fence for each in claimed)])
@@ -134,7 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
         if after is None:
             del self.model[claimed.key]
         else:
-            self.model[claimed.key] = Modelled(after, known.fence)
+            self.model[claimed.key] = Modelled(after, known.lane, known.fence)
 
     async def _settle(self, claimed: Claimed, outcome: Outcome) -> bool:
         async with self.bench.db.transaction() as tx:
@@ -148,7 +160,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), strength=st.sampled_from(Strength), outcome=st.sampled_from(OUTCOMES))
     def trigger_in_hand(self, data: st.DataObject, strength: Strength, outcome: Outcome) -> None:
         """What is easily lost: a trigger between the reading of a key and its end."""
-        self.trigger(data.draw(st.sampled_from(sorted({key for hand in self.hands.values() for key in hand}))), strength, 0)
+        held = sorted({key for hand in self.hands.values() for key in hand})
+        self.trigger(data.draw(st.sampled_from(held)), strength, 0, data.draw(st.sampled_from(Lane)))
         self.finish(data, outcome)
 
     @rule(replica=st.sampled_from(REPLICAS))
@@ -177,7 +190,7 @@ class QueueMachine(RuleBasedStateMachine):
             known = self.model.get(each.key)
             if known is not None and known.fence == each.fence and known.until is not None:
                 attempts = 0 if known.again is Strength.FRESH else known.entry.attempts
-                self.model[each.key] = Modelled(Entry(each.key, self.bench.now, attempts), known.fence)
+                self.model[each.key] = Modelled(Entry(each.key, self.bench.now, attempts), known.lane, known.fence)
 
     @rule(seconds=st.sampled_from([1, 5, 20, 700]))
     def time_passes(self, seconds: int) -> None:
@@ -192,6 +205,7 @@ class QueueMachine(RuleBasedStateMachine):
         for key, known in self.model.items():
             row = rows[key]
             assert (row["attempts"], row["halted"], row["due_at"]) == (known.entry.attempts, known.entry.halted, known.entry.due_at)
+            assert row["lane"] == known.lane
             assert (row["lease_until"], Strength(row["again"]) if row["again"] else None) == (known.until, known.again)
             assert row["lease_until"] is not None or row["backoff"] == known.entry.backoff
 

@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from inventory.work import Entry, Held, Strength
+from inventory.work import Entry, Held, Lane, Strength
+from managers.feed import Found, by_lane
 from managers.reconcile import Again, Done, Error, Failed
-from managers.workqueue import Backoff, Fate, Settled, settle, triggered
+from managers.workqueue import PROMPT_KEYS, Backoff, Fate, Settled, lane_of, settle, triggered
 
 NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
 SOON, LATE = NOW + timedelta(seconds=1), NOW + timedelta(minutes=5)
@@ -24,6 +25,23 @@ def longest(low: float, high: float) -> float:
 
 def settled(outcome: Done | Again | Failed, attempts: int = 0, again: Strength | None = None) -> Settled:
     return settle(held(attempts, again), outcome, Backoff(), longest)
+
+
+def test_few_keys_of_a_prompt_cause_are_prompt() -> None:
+    """Many are bulk, whoever wanted them; what comes of bulk is bulk."""
+    assert lane_of(Lane.PROMPT, PROMPT_KEYS) is Lane.PROMPT
+    assert lane_of(Lane.PROMPT, PROMPT_KEYS + 1) is Lane.BULK
+    assert lane_of(Lane.BULK, 1) is Lane.BULK
+
+
+def test_somebody_who_changes_much_at_once_is_not_in_anybodys_way() -> None:
+    """Of the changes read together, one person's 300 keys are bulk, another's single one is prompt, a device's is bulk."""
+    script = [Found("user script", Strength.FRESH, timedelta(), f"k{n}") for n in range(300)]
+    others = [Found("user anna", Strength.FRESH, timedelta(), "mine"), Found("", Strength.CHANGED, timedelta(), "reported")]
+    lanes = by_lane([*script, *others])
+    assert lanes[Lane.PROMPT, Strength.FRESH, timedelta()] == ["mine"]
+    assert lanes[Lane.BULK, Strength.CHANGED, timedelta()] == ["reported"]
+    assert len(lanes[Lane.BULK, Strength.FRESH, timedelta()]) == 300
 
 
 def test_backoff_doubles_up_to_ten_minutes() -> None:

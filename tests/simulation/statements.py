@@ -135,25 +135,25 @@ WORK = {
 
 
 @models("trigger_work")
-def trigger_work(m: Memory, manager: str, keys: Sequence[str], strength: int, delay: timedelta, now: datetime | None) -> Rows:
+def trigger_work(m: Memory, manager: str, keys: Sequence[str], strength: int, delay: timedelta, now: datetime | None, lane: int) -> Rows:
     at = now or m.clock()
     for key in sorted(keys):
         known = m["work"].get((manager, key))
         if known is None:
-            m["work"].put((manager, key), {"manager": manager, "key": key, "due_at": at + delay, "queued_at": at, **WORK})
-        elif _hears(known, strength, at + delay):
-            m["work"].put((manager, key), _triggered(known, strength, at + delay))
+            m["work"].put((manager, key), {"manager": manager, "key": key, "due_at": at + delay, "queued_at": at, "lane": lane, **WORK})
+        elif _hears(known, strength, at + delay, lane):
+            m["work"].put((manager, key), _triggered(known, strength, at + delay) | {"lane": min(known["lane"], lane)})
     return []
 
 
-def _hears(row: Row, strength: int, due_at: datetime) -> bool:
+def _hears(row: Row, strength: int, due_at: datetime, lane: int) -> bool:
     if row["lease_until"] is not None:
-        return bool(row["again"] < strength)
+        return bool(row["again"] < strength or row["lane"] > lane)
     if strength == 3:
         return True
     if row["halted"] or (row["backoff"] and strength < 2):
         return False
-    return bool(row["due_at"] is None or row["due_at"] > due_at or row["backoff"])
+    return bool(row["due_at"] is None or row["due_at"] > due_at or row["backoff"] or row["lane"] > lane)
 
 
 def _triggered(row: Row, strength: int, due_at: datetime) -> Row:
@@ -174,11 +174,12 @@ def _past(at: datetime, now: datetime) -> bool:
 
 
 @models("claim_work")
-def claim_work(m: Memory, manager: str, limit: int, owner: str, lease: timedelta, now: datetime | None) -> Rows:
+def claim_work(m: Memory, manager: str, limit: int, owner: str, lease: timedelta, now: datetime | None, prompt: int) -> Rows:
     at = now or m.clock()
     due = sorted((r for r in m["work"].rows.values() if r["manager"] == manager and _claimable(r, at)), key=lambda r: r["due_at"])
+    first = [row for row in due if row["lane"] == 0][:prompt]
     found = []
-    for row in due[:limit]:
+    for row in first + [row for row in due if row["lane"] == 1][: limit - len(first)]:
         fence = m.next("work_fences")
         fresh = {"attempts": 0, "last_error": None} if row["again"] == 3 else {}
         after = row | {"lease_owner": owner, "lease_until": at + lease, "fence": fence, "again": 0, "backoff": False} | fresh
@@ -213,7 +214,7 @@ def release_work(m: Memory, manager: str, keys: Sequence[str], fences: Sequence[
 @models("hold_work")
 def hold_work(m: Memory, manager: str, keys: Sequence[str], fences: Sequence[int], now: datetime | None) -> Rows:
     held = sorted(_standing(m, manager, keys, fences), key=lambda row: str(row["key"]))
-    return [_pick(row, "key", "fence", "attempts", "again", "last_error") | {"now": now or m.clock()} for row in held]
+    return [_pick(row, "key", "fence", "attempts", "again", "last_error", "lane") | {"now": now or m.clock()} for row in held]
 
 
 @models("leave_work")
