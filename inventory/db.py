@@ -7,6 +7,7 @@ the caller's to handle. Who calls it: the rest of `inventory`, and the entry poi
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import msgspec
 from tortoise.backends.asyncpg.client import AsyncpgDBClient, TransactionWrapper
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext, _current_context
+from tortoise.exceptions import DBConnectionError
 from tortoise.migrations.executor import MigrationExecutor
 
 from inventory.errors import Unavailable
@@ -58,6 +60,13 @@ GONE = (
     asyncpg.ReadOnlySQLTransactionError,  # a standby that is not promoted yet
 )
 """What asyncpg raises when the database is away, starting, stopping, full up or not to be written: none of it is the fault of who asks."""
+
+REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, DBConnectionError)
+"""It is there and refuses us: a wrong password, user or name. For whoever asks it is away as well, until somebody corrects that; taken for
+the fault of a message or a key, it would be tried again for each of them."""
+REFUSED_PAUSE_S = 1.0
+"""Nobody connects for so long after that, in seconds: a process with a wrong password is a line a second in the database's log, and not
+thousands of connections."""
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +159,8 @@ class Database:
         self._context = context
         self._client = cast(AsyncpgDBClient, context.connections.get("default"))
         self._opening = asyncio.Lock()
+        self._refused_until = 0.0
+        self._refusal = ""
         self.url = url
 
     @classmethod
@@ -190,9 +201,22 @@ class Database:
                 yield cast(Connection, connection)
         except GONE as error:
             raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+        except REFUSED as error:
+            raise self._refuse(error) from error
+
+    def _check_refused(self, pool: "asyncpg.Pool[asyncpg.Record] | None" = None) -> None:
+        """Raises Unavailable where connecting was refused just now and is needed."""
+        if time.monotonic() < self._refused_until and (pool is None or not pool.get_idle_size()):
+            raise Unavailable(self._refusal)
+
+    def _refuse(self, error: Exception) -> Unavailable:
+        self._refused_until = time.monotonic() + REFUSED_PAUSE_S
+        self._refusal = f"the database refuses us ({error}): check the database's URL, with its user and password"
+        return Unavailable(self._refusal)
 
     async def _pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         async with self._opening:
+            self._check_refused(cast("asyncpg.Pool[asyncpg.Record] | None", self._client._pool))
             if self._client._pool is None:
                 await self._client.create_connection(with_db=True)
         return cast("asyncpg.Pool[asyncpg.Record]", self._client._pool)
@@ -201,10 +225,13 @@ class Database:
         """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it."""
         credentials = _credentials(self.url, "fleetward-listen", 1)
         wanted = ("host", "port", "user", "password", "database", "server_settings", "ssl", "timeout")
+        self._check_refused()
         try:
             return await asyncpg.connect(**{key: credentials[key] for key in wanted if key in credentials})
         except GONE as error:
             raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
+        except REFUSED as error:
+            raise self._refuse(error) from error
 
 
 async def migrate(url: str) -> None:
