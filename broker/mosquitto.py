@@ -76,8 +76,10 @@ log_type warning
 log_type notice
 connection_messages false
 
-# A service is sent the whole fleet's messages, and the fleet a service's.
+# A service is sent the whole fleet's messages, and the fleet a service's. Without a bound in bytes, a client that does not acknowledge is
+# kept everything for: what is in flight does not count as queued.
 max_inflight_messages 0
+max_inflight_bytes 33554432
 max_queued_messages 100000
 max_queued_bytes 67108864
 max_packet_size {MAX_BYTES + 4096}

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from broker.acl import Acl, Class, Identity
@@ -35,10 +36,22 @@ def secrets(certs: CertFactory, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def port(secrets: Path, tmp_path: Path) -> AsyncIterator[int]:
-    broker = Mosquitto(Acl(T), secrets=secrets, data=tmp_path / "broker")
+def broker(secrets: Path, tmp_path: Path) -> Mosquitto:
+    return Mosquitto(Acl(T), secrets=secrets, data=tmp_path / "broker")
+
+
+@pytest.fixture
+async def port(broker: Mosquitto) -> AsyncIterator[int]:
     yield await broker.start("127.0.0.1", 0)
     await broker.stop()
+
+
+MOST_FOR_A_CLIENT = 240 * 1024 * 1024
+"""In flight, queued, and what the allocator adds."""
+
+
+def memory(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
 
 
 def test_the_configuration_is_the_golden_one() -> None:
@@ -109,6 +122,29 @@ async def test_a_burst_to_a_service_is_queued_and_not_dropped(certs: CertFactory
                 taken += [received.payload for received in await inventory.batch(1000)]
     assert taken == [str(n).encode() for n in range(3000)]
     await device.abort()
+
+
+async def test_a_reader_that_never_acknowledges_costs_a_bound_of_memory(
+    certs: CertFactory, secrets: Path, port: int, broker: Mosquitto
+) -> None:
+    """375 MiB of events at QoS 1 for somebody who reads and acknowledges none: what is beyond the bound is dropped for them alone."""
+    reader = Wire("127.0.0.1", port, certs.client_context("idle", Class.INTEGRATION))
+    integrations = secrets.parent / "broker" / "integrations.json"
+    integrations.parent.mkdir(exist_ok=True)
+    integrations.write_text(json.dumps([{"name": "idle", "scoped": False}]))
+    await until(lambda: "user idle" in (integrations.parent / "mosquitto.acl").read_text())
+    await reader.connect("idle")
+    await reader.subscribe(T.events())
+    async with Session(Settings.from_url(f"mqtts://127.0.0.1:{port}", "svc-inventory", secrets, T)) as inventory:
+        await inventory.connected()
+        topic = T.build(EventTopic("host", "host-a"))
+        assert broker._process is not None
+        before = memory(broker._process.pid)
+        for _ in range(30):
+            await asyncio.gather(*(inventory.publish(topic, b"x" * 128 * 1024) for _ in range(100)))
+        grown = memory(broker._process.pid) - before
+    await reader.abort()
+    assert grown < MOST_FOR_A_CLIENT
 
 
 async def test_mosquitto_does_not_outlive_a_killed_parent(secrets: Path, tmp_path: Path) -> None:
