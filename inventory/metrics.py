@@ -38,7 +38,12 @@ INGEST_SECONDS = Family("fleetward_ingest_batch_seconds", HISTOGRAM, "Time that 
 INGEST_LAG = Family("fleetward_ingest_lag_seconds", GAUGE, "Age of the oldest message being written; 0 where there is none.")
 INBOX = Family("fleetward_inbox_messages", GAUGE, "Messages read from the broker and not yet taken.")
 SHARDS = Family("fleetward_shards_held", GAUGE, "Shards of the fleet that this process reads; the sum should be 256.")
-INTENTS = Family("fleetward_intents_total", COUNTER, "Intents over MQTT, by the status of the reply; 429: beyond the share of an integration.", ("status",))
+INTENTS = Family(
+    "fleetward_intents_total",
+    COUNTER,
+    "Intents over MQTT, by the status of the reply; 429: beyond the share of an integration.",
+    ("status",),
+)
 RELAYED = Family("fleetward_relayed_changes_total", COUNTER, "Changes that got their position.")
 CONNECTED = Family("fleetward_broker_connected", GAUGE, "Whether the process has a connection to the broker.")
 CONNECTIONS = Family("fleetward_broker_connections_total", COUNTER, "Connections to the broker that began.")
@@ -52,6 +57,8 @@ SENT = Family("fleetward_commands_sent_total", COUNTER, "Commands signed and sen
 ENDED = Family("fleetward_commands_ended_total", COUNTER, "Commands that ended, by their final state.", ("state",))
 REQUESTS = Family("fleetward_http_requests_total", COUNTER, "Requests answered.", ("route", "method", "status"))
 REQUEST_SECONDS = Family("fleetward_http_request_seconds", HISTOGRAM, "Time from request to response head.", ("route",))
+REQUESTS_WAITING = Family("fleetward_http_requests_waiting", GAUGE, "Requests that wait for their client's turn.")
+REQUESTS_REFUSED = Family("fleetward_http_requests_refused_total", COUNTER, "Requests refused because their client had too many waiting.")
 SIGN_INS_FAILED = Family("fleetward_sign_ins_failed_total", COUNTER, "Sign-ins refused.")
 FOLLOWERS = Family("fleetward_stream_followers", GAUGE, "Open event streams.")
 CUT = Family("fleetward_stream_cut_total", COUNTER, "Event streams cut because they were read too slowly.")
@@ -76,7 +83,8 @@ CERTIFICATES = Family("fleetward_certificate_expires_seconds", GAUGE, "Time unti
 
 FAMILIES = (
     *(INGESTED, REFUSED, INGEST_SECONDS, INGEST_LAG, INBOX, SHARDS, INTENTS, RELAYED, CONNECTED, CONNECTIONS, RETRIES, WAITED, RECONCILED),
-    *(OUTCOMES, SENT, ENDED, REQUESTS, REQUEST_SECONDS, SIGN_INS_FAILED, FOLLOWERS, CUT, SEEN),
+    *(OUTCOMES, SENT, ENDED, REQUESTS, REQUEST_SECONDS, REQUESTS_WAITING, REQUESTS_REFUSED, SIGN_INS_FAILED, FOLLOWERS, CUT),
+    SEEN,
     *(
         DATABASE_UP,
         DATABASE_BYTES,

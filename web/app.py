@@ -22,7 +22,7 @@ from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
-from web import bodies, headers, operations, pages, problems, signin
+from web import admission, bodies, headers, operations, pages, problems, signin
 from web.api import enrollment, events, integrations, meta, resources
 from web.hub import Hub
 from web.identity import csrf_token
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> Quart:
     app.url_map.merge_slashes = False
     operations.count_requests(app)
     bodies.register(app)
+    admission.register(app)
     headers.register(app)
     problems.register(app)
     for blueprint in BLUEPRINTS:

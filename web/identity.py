@@ -69,10 +69,17 @@ def bearer() -> str | None:
     return token.strip()
 
 
+def credential() -> str:
+    """What the request brings to be recognised by, as it is; empty where it brings nothing."""
+    return request.headers.get("Authorization") or request.cookies.get(cookie_name()) or ""
+
+
 async def identify() -> Identity | None:
     """Who is asking, looked up once a request. Raises Unauthenticated for a token that is not known: it is not to pass for a session."""
     if "identity" not in g:
         g.identity = await _look_up()
+        if g.identity is not None:
+            services().recognised.add(credential())
     return cast(Identity | None, g.identity)
 
 

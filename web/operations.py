@@ -77,6 +77,8 @@ def look(here: Services) -> None:
     """Gauges, at the moment that they are shown or published."""
     METER.set(metrics.FOLLOWERS, here.hub.followers)
     METER.set(metrics.CUT, here.hub.cut)
+    METER.set(metrics.REQUESTS_WAITING, here.gate.waiting)
+    METER.set(metrics.REQUESTS_REFUSED, here.gate.refused)
 
 
 def count_requests(app: Quart) -> None:

@@ -1,6 +1,8 @@
 """What a web process works with, made once at its start and reached from every route by `services()`."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -9,6 +11,7 @@ from quart import Quart, current_app
 from inventory.authority import Authority
 from inventory.db import Database
 from inventory.store import Store
+from web.gate import Gate, Recognised
 from web.hub import Hub
 from web.settings import Settings
 from web.throttle import Throttle
@@ -31,6 +34,10 @@ class Services:
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)
+    gate: Gate = field(default_factory=Gate)
+    recognised: Recognised = field(default_factory=Recognised)
+    following: Counter[Hashable] = field(default_factory=Counter)
+    """Open event streams by client."""
 
 
 def install(app: Quart, services: Services) -> None:

@@ -8,22 +8,28 @@ Source: contract.md section 5; WHATWG HTML section 9.2 (server-sent events).
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
 from quart import Blueprint, Response, request
 
 from inventory import changes
 from inventory.changes import Slice
-from inventory.errors import BadRequest, Gone, Unavailable
+from inventory.errors import BadRequest, Gone, TooManyRequests, Unavailable
 from web import params
 from web.api.answers import answer
 from web.api.parameters import EVENTS, STREAM
 from web.hub import PUBLISHED, Changes, Cut, Hub, Quiet, Wanted
-from web.identity import require, still_known
+from web.identity import credential, remote_address, require, still_known
 from web.services import services
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1/events")
 
+STREAMS_OF_CLIENT = 1000
+"""Open at once of one client: a page has one, and a proxy may serve a whole office."""
+STREAMS = 5000
+"""Open at once in this process; each costs some 30 KiB and a descriptor."""
+RETRY_AFTER_S = 10
 RECONNECT_MS = 2000
 """How long a browser waits before it comes back after its stream has ended."""
 
@@ -76,11 +82,30 @@ async def stream_events() -> Response:
         after = await changes.position(services().db)
     else:
         await _check_position(after)
-    known = Patience(still_known(), services().settings.stream_recheck_s)
-    response = Response(frames(services().hub, after, wanted, known), content_type="text/event-stream; charset=utf-8")
+    here = services()
+    client = here.recognised.client(credential(), remote_address())
+    if here.following[client] >= STREAMS_OF_CLIENT:
+        raise TooManyRequests(f"{STREAMS_OF_CLIENT} streams of yours are open: close some", retry_after=RETRY_AFTER_S)
+    if here.following.total() >= STREAMS:
+        raise Unavailable("more streams are open than this process serves: come back in a moment")
+    known = Patience(still_known(), here.settings.stream_recheck_s)
+    stream = counted(here.following, client, frames(here.hub, after, wanted, known))
+    response = Response(stream, content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None
     return response
+
+
+async def counted(open_: Counter[Hashable], client: Hashable, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream, counted for its client as long as it is read."""
+    open_[client] += 1
+    try:
+        async for frame in stream:
+            yield frame
+    finally:
+        open_[client] -= 1
+        if not open_[client]:
+            del open_[client]
 
 
 class Patience:

@@ -1,0 +1,61 @@
+"""A client that asks far too much: it is told so, and others are served as if it were not there."""
+
+import asyncio
+import socket
+import time
+from collections import Counter
+
+from tests.web.site_under_test import Site
+from web.gate import RUNNING, WAITING
+
+TIMELY_S = 3.0
+"""Far more than a request takes behind one turn of another's, and far less than behind all that the other asks."""
+
+
+def connect(site: Site) -> socket.socket:
+    host, _, port = site.url.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+async def test_a_flood_of_requests_delays_the_one_who_sends_it(site: Site) -> None:
+    """600 requests at once with one token: some are refused with 429 and when to come back, none fails; another's are answered in time."""
+    ask = b"GET /api/v1/hosts?count=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\nConnection: close\r\n\r\n"
+    async with site.async_client("viewer") as quiet:
+        (await quiet.get("/api/v1/whoami")).raise_for_status()
+        flood = [connect(site) for _ in range(600)]
+        for connection in flood:
+            connection.sendall(ask)
+        began = time.monotonic()
+        (await quiet.get("/api/v1/hosts")).raise_for_status()
+        assert time.monotonic() - began < TIMELY_S
+        assert (await quiet.get("/livez")).status_code == 200
+        answers = [await asyncio.to_thread(_answer, connection) for connection in flood]
+        statuses = Counter(answer.split(b" ", 2)[1] for answer in answers)
+        assert set(statuses) == {b"200", b"429"} and statuses[b"200"] >= WAITING
+        refused = next(answer for answer in answers if b" 429 " in answer[:20]).lower()
+        assert b"retry-after: 2" in refused and b"too many requests" in refused
+        assert f"}} {statuses[b'429']}" in (await quiet.get("/metrics")).text.split("fleetward_http_requests_refused_total", 3)[3][:60]
+
+
+def _answer(connection: socket.socket) -> bytes:
+    found = b""
+    with connection:
+        while chunk := connection.recv(65536):
+            found += chunk
+    return found
+
+
+async def test_slow_senders_hold_no_slot(site: Site) -> None:
+    """More requests than there are slots whose bodies do not come: others are answered at once."""
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    slow = [connect(site) for _ in range(RUNNING * 2)]
+    try:
+        for connection in slow:
+            connection.sendall(head)
+        async with site.async_client("admin") as client:
+            began = time.monotonic()
+            (await client.get("/api/v1/hosts")).raise_for_status()
+            assert time.monotonic() - began < TIMELY_S
+    finally:
+        for connection in slow:
+            connection.close()
