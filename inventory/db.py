@@ -216,7 +216,7 @@ class Database:
 
     async def _pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         async with self._opening:
-            self._check_refused(cast("asyncpg.Pool[asyncpg.Record] | None", self._client._pool))
+            self._check_refused(self._client._pool)
             if self._client._pool is None:
                 await self._client.create_connection(with_db=True)
         return cast("asyncpg.Pool[asyncpg.Record]", self._client._pool)

@@ -24,6 +24,7 @@ from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, signin
 from web.api import enrollment, events, integrations, meta, resources
+from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
 from web.services import Services, install
@@ -76,7 +77,9 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     db = await Database.open(settings.database, application="fleetward-web", pool_size=settings.pool_size)
     hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
     authority = None if settings.secrets is None else Authority(settings.secrets)
-    services = Services(settings, db, Store(db), hub, authority, session_key(settings.secrets))
+    services = Services(
+        settings, db, Store(db), hub, authority, session_key(settings.secrets), Gate(waiting_most=settings.requests_waiting)
+    )
     numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
     loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run()}
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]

@@ -18,8 +18,9 @@ from inventory.errors import TooManyRequests, Unavailable
 
 RUNNING: int = 16
 """Requests worked on at once: the pool has 10 connections, and some requests need none."""
-WAITING: int = 256
-"""Requests of one client that wait. At 5 ms a request, a second and a half."""
+WAITING: int = 1024
+"""Requests of one client that wait: a thousand browsers behind one proxy come back at once after a restart, when none is recognised yet,
+and an event stream that is refused is not tried again. At 5 ms a request it is five seconds."""
 WAITING_ALL: int = 4096
 """Requests of all clients that wait; beyond it everybody is asked to come back."""
 RETRY_AFTER_S: int = 2

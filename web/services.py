@@ -31,10 +31,10 @@ class Services:
     """For enrollment; None where the process has no secrets directory."""
     key: bytes
     """The installation's session key, from which secrets that must be the same again are derived."""
+    gate: Gate
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)
-    gate: Gate = field(default_factory=Gate)
     recognised: Recognised = field(default_factory=Recognised)
     following: Counter[Hashable] = field(default_factory=Counter)
     """Open event streams by client."""

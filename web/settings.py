@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from web.gate import WAITING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -37,5 +39,7 @@ class Settings:
     """An open stream is looked at so often, in seconds, whether its token or session still stands."""
     stream_backlog: int = 2048
     """Changes kept in memory for the streams. A reader further behind than that is cut and resumes from the database. About 4 KiB each."""
+    requests_waiting: int = WAITING
+    """Requests of one client that wait for their turn; further ones are refused."""
     relay_lag_limit_s: float = 30.0
     """With a committed change waiting for its position longer than that, in seconds, the process says it is not ready."""

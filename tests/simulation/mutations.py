@@ -168,9 +168,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "cursor-before-triggers",
         "managers/feed.py",
-        '                raise _Overtaken(f"position {at} was not where the cursor stood")\n            await self._trigger(tx, triggers)',
+        '                raise _Overtaken(f"position {at} was not where the cursor stood")\n            await self._trigger(tx, asked)',
         '                raise _Overtaken(f"position {at} was not where the cursor stood")\n'
-        "        async with self._db.transaction() as tx:\n            await self._trigger(tx, triggers)",
+        "        async with self._db.transaction() as tx:\n            await self._trigger(tx, asked)",
         "The cursor moves in a transaction of its own, so that a crash behind it loses what the changes trigger.",
     ),
     Mutation(

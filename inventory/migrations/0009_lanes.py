@@ -14,7 +14,7 @@ CREATE INDEX work_due ON work (manager, due_at) WHERE NOT halted;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inventory", "0007_first_fence")]
+    dependencies = [("inventory", "0008_serial")]
     operations = [
         ops.AddField("Work", "lane", fields.SmallIntField(default=1, db_default=1)),
         ops.RunSQL(DUE, reverse_sql=BACK),
