@@ -266,6 +266,8 @@ async def test_two_of_each_share_the_work_and_one_of_each_may_be_killed(site: Si
         await until(lambda: _is(shards(site), [128, 128]), "the shards to be shared out")
         for talker in site.talkers:
             talker.chat(60)
+        first, heard = site.talkers[0], site.talkers[0].acked
+        await until(lambda: first.acked > heard, "the messages to flow")
         left = await kill_reader(site, shard_of(site.talkers[0].device.id))
         await site.place.kill("web")
         editor.names = ["web.2"]
