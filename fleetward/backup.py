@@ -5,7 +5,7 @@ and `load`), what the file looks like `fleetward.archive`'s. A data directory is
 renaming; what was there is kept. An exchange that was cut short leaves a mark, which `up` refuses to start with. Called by
 `fleetward.cli.backups`.
 
-Decision: docs/adr/0031-backup-and-restore.md.
+Decision: docs/adr/0015-backup-and-restore.md.
 """
 
 import contextlib

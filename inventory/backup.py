@@ -3,7 +3,7 @@
 `dump` is pg_dump of one moment, beside running services. `load` puts a dump in the place of everything that the database holds, in one
 transaction together with what a restored installation needs (`restored.sql`): versions, positions and fences rise by 10^9, so that nothing
 on a device or in a reader is ahead of the server; readers that have seen what is lost are told `gone`; each device is asked for everything
-again. Services must not run meanwhile, because they remember what they have read. Decision: docs/adr/0031-backup-and-restore.md.
+again. Services must not run meanwhile, because they remember what they have read. Decision: docs/adr/0015-backup-and-restore.md.
 
 Source: design.md section 5 ("restore").
 """

@@ -2,7 +2,7 @@
 
 A row a process in `process_metrics`, replaced every few seconds: a table that is not logged, because numbers are no loss. So one scrape of
 any web process shows the whole installation, and no other process needs a port. A process is known by its role, its machine and its replica
-number; a row that is no longer renewed is left out, and goes. Decision: docs/adr/0030-metrics-in-one-place.md.
+number; a row that is no longer renewed is left out, and goes. Decision: docs/adr/0014-metrics-in-one-place.md.
 
 Called by the services, and by the web process's `/metrics`.
 """
