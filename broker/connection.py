@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.first: asyncio.Future[Connect] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
+        self._peer = ("?", 0)
         self._framer = Framer(limits.packet_bytes)
         self._state = _State.NEW
         self._opened = False
@@ -118,8 +119,7 @@ class Connection(asyncio.Protocol):
     @property
     def peer(self) -> tuple[str, int]:
         """Address and port; of a socket that is gone already, a placeholder."""
-        name = self._transport.get_extra_info("peername") if self._transport else None
-        return (str(name[0]), int(name[1])) if name else ("?", 0)
+        return self._peer
 
     @property
     def certificate(self) -> dict[str, object] | None:
@@ -130,6 +130,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if name := transport.get_extra_info("peername"):
+            self._peer = (str(name[0]), int(name[1]))
 
     def admit(self, admitted: Admitted) -> None:
         """From here on it can be written to; what the client sends is not looked at before `open`."""
@@ -180,6 +182,9 @@ class Connection(asyncio.Protocol):
             self._keepalive.cancel()
         if self._out is not None:
             self._out.end()
+        # What amqtt keeps of a session is a knot that only the garbage collector undoes, minutes later: without this, TLS and its buffers
+        # would hang on it, 60 KiB a connection.
+        self._out = self._transport = None
         if not self.first.done():
             self.first.set_exception(ConnectionError("closed before CONNECT"))
         if before is not _State.LEAVING and self._opened:

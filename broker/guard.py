@@ -224,6 +224,8 @@ class Guard:
                 connect = await connection.first
         except TimeoutError:
             raise TimeoutError(f"no CONNECT within {self._limits.connect_s:g} s") from None
+        if connection.closed.is_set():
+            raise ConnectionError("closed before its CONNECT was answered")
         return admit(connect, self._rules.identify(connection), self._rules.granting)
 
     async def _serve(self, connection: Connection) -> None:
