@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,11 @@ class Load:
 
     async def _ask_by_mqtt(self, client: aiomqtt.Client, name: str) -> None:
         while True:
-            body = {"v": 1, "patch": {"title": f"By MQTT {self._random.randrange(1000)}"}, "correlation": uuid.uuid4().hex}
+            body = {
+                "patch": {"title": f"By MQTT {self._random.randrange(1000)}"},
+                "correlation": uuid.uuid4().hex,
+                "not_after": (datetime.now(UTC) + timedelta(minutes=1)).isoformat(),
+            }
             await client.publish(f"fleet/v1/intents/{name}/host/{self._host()}", json.dumps(body), qos=1)
             self.done["intents over MQTT"] += 1
             await asyncio.sleep(20)
