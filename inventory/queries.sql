@@ -453,11 +453,13 @@ UPDATE device_stream s SET epoch = v.epoch, seq = v.seq
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS v (host, epoch, seq) WHERE s.host = v.host;
 
 -- name: store_sessions
+-- A device that connects anew and is doubted is asked at once: what it was asked before, it has not heard.
 -- $1 host[], $2 session[], $3 session_since[], $4 boot_id[], $5 retired[] (JSON), $6 retired_epochs[] (JSON), $7 keepalive_s[],
 -- $8 heartbeat_s[], $9 flaps[]
 UPDATE device_stream s
 SET session = v.session, session_since = v.session_since, boot_id = v.boot_id, retired = v.retired::jsonb,
-    retired_epochs = v.retired_epochs::jsonb, keepalive_s = v.keepalive_s, heartbeat_s = v.heartbeat_s, flaps = v.flaps
+    retired_epochs = v.retired_epochs::jsonb, keepalive_s = v.keepalive_s, heartbeat_s = v.heartbeat_s, flaps = v.flaps,
+    resync_at = CASE WHEN s.resync_at IS NOT NULL AND s.session IS DISTINCT FROM v.session THEN now() ELSE s.resync_at END
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[], $9::int[])
      AS v (host, session, session_since, boot_id, retired, retired_epochs, keepalive_s, heartbeat_s, flaps)
 WHERE s.host = v.host;

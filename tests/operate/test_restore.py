@@ -109,6 +109,10 @@ async def test_a_device_is_asked_and_what_it_has_too_much_is_noted(
         await ingest.flush()
         [asked] = sent.resyncs(device)
         assert asked.items and asked.sections == ()
+        device.session = "s2"
+        await ingest.process(await ingest.open([device.inbound(device.presence())]))
+        await ingest.flush()
+        assert len(sent.resyncs(device)) == 2, "who connects anew has not heard what was asked before"
         stray = Item(kind="host-config", id="hcfg-lost", generation=4, state="present", digest="d")
         await said(ingest, device, stray, seq=9)
         assert sent.acks(device) == [("e1", 0)], "below what it had been told"

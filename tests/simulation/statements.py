@@ -463,6 +463,10 @@ def advance_streams(m: Memory, *columns: Sequence[Any]) -> Rows:
 @models("store_sessions")
 def store_sessions(m: Memory, *columns: Sequence[Any]) -> Rows:
     names = ("session", "session_since", "boot_id", "retired", "retired_epochs", "keepalive_s", "heartbeat_s", "flaps")
+    for host, session in zip(columns[0], columns[1], strict=True):
+        known = m["device_stream"].get(host)
+        if known is not None and known["resync_at"] is not None and known["session"] != session:
+            m["device_stream"].change(host, resync_at=m.now)
     return _streams(m, names, columns)
 
 

@@ -20,7 +20,9 @@ def suite(directory: Path, text: str, *arguments: str) -> "subprocess.CompletedP
     (directory / "test_other.py").write_text(text)
     plugins = ["-p", "xdist.plugin", "-p", "pytest_timeout", "-p", "tests.running"]
     command = [sys.executable, "-m", "pytest", "-q", *plugins, "-n", "2", "--max-worker-restart", "0", *arguments]
-    environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    # Its temporary files are its own: a run closes the directory that all runs of a user share to other users.
+    apart = {"PYTEST_DEBUG_TEMPROOT": str(directory)}
+    environment = os.environ | {"CI": "true", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | apart
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-import time
 from collections import Counter
 
+from tests.waiting import Stopwatch
 from tests.web.site_under_test import Site, running
 from web.gate import RUNNING
 
@@ -30,9 +30,9 @@ async def _flooded(site: Site, ask: bytes) -> None:
         flood = [connect(site) for _ in range(400)]
         for connection in flood:
             connection.sendall(ask)
-        began = time.monotonic()
+        watch = Stopwatch()
         (await quiet.get("/api/v1/hosts")).raise_for_status()
-        assert time.monotonic() - began < TIMELY_S
+        assert watch.seconds() < TIMELY_S
         assert (await quiet.get("/livez")).status_code == 200
         answers = [await asyncio.to_thread(_answer, connection) for connection in flood]
         statuses = Counter(answer.split(b" ", 2)[1] for answer in answers)
@@ -58,9 +58,9 @@ async def test_slow_senders_hold_no_slot(site: Site) -> None:
         for connection in slow:
             connection.sendall(head)
         async with site.async_client("admin") as client:
-            began = time.monotonic()
+            watch = Stopwatch()
             (await client.get("/api/v1/hosts")).raise_for_status()
-            assert time.monotonic() - began < TIMELY_S
+            assert watch.seconds() < TIMELY_S
     finally:
         for connection in slow:
             connection.close()
