@@ -31,6 +31,7 @@ import aiomqtt
 import paho.mqtt.client as paho
 
 from broker.reading import Reader, Taker
+from broker.room import Room
 from broker.topics import DeviceTopic, IntentTopic, Topic, TopicError, Topics
 from broker.turns import Share, Turns
 
@@ -40,9 +41,10 @@ _FILTERS_A_PACKET = 64
 """Of a SUBSCRIBE; a shard each makes 256, and a packet should stay small."""
 
 
-DEVICE = Share(items=64, size=5 * 1024 * 1024, burst=300, a_second=20.0)
-"""Of a device: its window is 16 messages of at most 256 KiB, and beside it there are presence, heartbeats and metrics. A machine that comes
-back with everything to say needs some 250 messages; after that, 20 a second are more than anything on a machine changes."""
+DEVICE = Share(items=64, size=5 * 1024 * 1024, burst=300, a_second=20.0, turn=16)
+"""Of a device: its window is 16 messages of at most 256 KiB, taken in one turn because they are acknowledged by one message, and beside it
+there are presence, heartbeats and metrics. A machine that comes back with everything to say needs some 250 messages; after that, 20 a
+second are more than anything on a machine changes."""
 INTEGRATION = Share(items=1000, size=8 * 1024 * 1024, burst=10_000, a_second=1000.0)
 """Of an integration, which may have a fleet's worth to say; `inventory.service` bounds what is not done yet, with a reply."""
 TELL_S = 60.0
@@ -104,7 +106,8 @@ class Settings:
     inbox_bytes: int = 64 * 1024 * 1024
     """Likewise, by the payloads' size."""
     unacknowledged: int = 4_000
-    """QoS 1 messages published and not yet acknowledged; `publish` and `send` wait at this. Packet ids end at 65,535."""
+    """QoS 1 messages published and not yet acknowledged; `publish` and `send` wait at this, except while the socket is left alone (see
+    `inbox_messages`), when acknowledgements are not read either. Packet ids end at 65,535."""
 
     @classmethod
     def from_url(cls, url: str, name: str, secrets_dir: Path, topics: Topics) -> Self:
@@ -171,7 +174,7 @@ class _Client(aiomqtt.Client):
         )
         self._client.disable_logger()  # it formats several lines a message, for nobody
         self._reader = Reader(self._client, take)
-        self._room = asyncio.Semaphore(settings.unacknowledged)
+        self._room = Room(settings.unacknowledged)
         self._unacknowledged: dict[int, asyncio.Future[None] | None] = {}
         self._reading: int | None = None
 
@@ -183,7 +186,7 @@ class _Client(aiomqtt.Client):
     async def hand_over(self, topic: str, payload: bytes, qos: int, acknowledged: asyncio.Future[None] | None) -> None:
         """Give a message to paho, once there is room; `acknowledged` is resolved by its PUBACK (at QoS 0 at once)."""
         if qos:
-            await self._room.acquire()
+            await self._room.take()
         info = self._client.publish(topic, payload, qos)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             self._give_room(qos)
@@ -198,30 +201,32 @@ class _Client(aiomqtt.Client):
         for acknowledged in self._unacknowledged.values():
             if acknowledged is not None and not acknowledged.done():
                 acknowledged.set_exception(NotConnected("the connection ended before the broker acknowledged"))
-            self._room.release()
+            self._room.give()
         self._unacknowledged.clear()
 
     def pause(self) -> None:
         self._reader.stopped = True
+        self._room.lend()
         if self._reading is not None:
             self._loop.remove_reader(self._reading)
 
     def resume(self) -> None:
         """Read on, first what has been read or decoded already: the selector does not see that."""
         self._reader.stopped = False
+        self._room.lend_no_more()
         if self._reading is not None and not self._disconnected.done():
             self._loop.add_reader(self._reading, self._readable)
             self._loop.call_soon(self._readable)
 
     def _give_room(self, qos: int) -> None:
         if qos:
-            self._room.release()
+            self._room.give()
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if mid not in self._unacknowledged:
             return
         acknowledged = self._unacknowledged.pop(mid)
-        self._room.release()
+        self._room.give()
         if acknowledged is not None and not acknowledged.done():
             acknowledged.set_result(None)
 
@@ -334,7 +339,7 @@ class Session:
     async def send(self, topic: str, payload: bytes, qos: int = 1) -> None:
         """Hand over for publishing without waiting for the broker, for what is sent again anyhow when no answer comes (acks, commands).
 
-        Waits only while too much is unacknowledged. Raises NotConnected.
+        Waits only while too much is unacknowledged and acknowledgements are being read. Raises NotConnected.
         """
         await self._connected_client().hand_over(topic, payload, qos, None)
 

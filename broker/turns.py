@@ -1,7 +1,7 @@
 """What waits of many senders, taken in turns: one that floods delays itself and nobody else. Pure: the clock is handed in.
 
 Each sender has a queue of its own, with a bound past which it is refused, and a pace: after a burst it is served no faster than that,
-however idle everybody else is, because what it says is written down. A turn is one item; the order of one sender's items is kept. Who is
+however idle everybody else is, because what it says is written down. A turn is a few items; the order of one sender's items is kept. Who is
 refused must be able to say it again (devices do: go-back-N), or be told. `broker.client` keeps what it has read in one, and
 `inventory.asked` the intents that are not done.
 
@@ -22,12 +22,13 @@ _SWEEP_AT = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one sender may have. `items` and `size` (bytes) may wait; `burst` items pass at once, then `a_second`."""
+    """Of one sender. `items` and `size` (bytes) may wait; `burst` items pass at once, then `a_second`; `turn` at most in a turn."""
 
     items: int
     size: int
     burst: int
     a_second: float
+    turn: int = 1
 
 
 @dataclass(slots=True)
@@ -78,21 +79,19 @@ class Turns(Generic[T]):
         return True
 
     def take(self, limit: int, now: float) -> list[T]:
-        """Up to `limit` items, one a sender and turn; none where all that wait have to be paced."""
+        """Up to `limit` items, a turn a sender; none where all that wait have to be paced."""
         while self._paced and self._paced[0][0] <= now:
             self._turns.append(heapq.heappop(self._paced)[2])
         taken: list[T] = []
         while self._turns and len(taken) < limit:
             name = self._turns.popleft()
             sender = self._senders[name]
-            item, size = sender.waiting.popleft()
-            sender.size -= size
-            self.size -= size
-            self._length -= 1
-            sender.paid = max(sender.paid, now) + 1 / sender.share.a_second
+            for _ in range(min(sender.share.turn, limit - len(taken))):
+                taken.append(self._serve(sender, now))
+                if not sender.waiting or sender.may_at() > now:
+                    break
             if sender.waiting:
                 self._line_up(name, sender, now)
-            taken.append(item)
         return taken
 
     def due_in(self, now: float) -> float | None:
@@ -100,6 +99,14 @@ class Turns(Generic[T]):
         if self._turns:
             return 0.0
         return max(0.0, self._paced[0][0] - now) if self._paced else None
+
+    def _serve(self, sender: _Sender[T], now: float) -> T:
+        item, size = sender.waiting.popleft()
+        sender.size -= size
+        self.size -= size
+        self._length -= 1
+        sender.paid = max(sender.paid, now) + 1 / sender.share.a_second
+        return item
 
     def _line_up(self, name: Hashable, sender: _Sender[T], now: float) -> None:
         at = sender.may_at()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from broker.turns import Share, Turns
 
 WIDE = Share(items=1_000_000, size=1 << 30, burst=1_000_000, a_second=1e6)
-DEVICE = Share(items=64, size=1000, burst=100, a_second=20.0)
+DEVICE = Share(items=64, size=1000, burst=100, a_second=20.0, turn=3)
 
 
 def test_a_flood_waits_behind_itself() -> None:
@@ -18,6 +18,17 @@ def test_a_flood_waits_behind_itself() -> None:
         turns.put("flood", WIDE, f"f{n}", 1, 0.0)
     turns.put("calm", WIDE, "c0", 1, 0.0)
     assert turns.take(2, 0.0) == ["f0", "c0"]
+
+
+def test_a_turn_is_as_many_as_the_share_says_while_the_pace_allows() -> None:
+    """Windows of 4 come whole, one sender after the other; the limit and the pace cut a turn short."""
+    turns: Turns[str] = Turns()
+    four = Share(items=64, size=1000, burst=6, a_second=1.0, turn=4)
+    for name in "ab":
+        for n in range(8):
+            turns.put(name, four, f"{name}{n}", 1, 0.0)
+    assert turns.take(6, 0.0) == ["a0", "a1", "a2", "a3", "b0", "b1"]
+    assert turns.take(100, 0.0) == ["a4", "a5", "b2", "b3", "b4", "b5"]
 
 
 def test_beyond_its_share_a_sender_is_refused() -> None:

@@ -28,6 +28,8 @@ def measured(subject: str, measure: str, growth_an_hour: float, *, start: float 
         ("table:changes_0", "rows", 72_000.0, False),
         ("table:command", "rows", 10_000.0, True),
         ("table:host", "size_mib", 20.0, False),
+        ("simulator", "pss_mib", 5.0, True),
+        ("simulator", "pss_mib", 10.0, False),
     ],
 )
 def test_growth_beyond_the_tolerance_is_found(subject: str, measure: str, growth: float, flat: bool) -> None:
