@@ -99,7 +99,7 @@ def _identity(authority: Authority, folder: Path, index: int, id: str, ground: I
     kept = {
         "device": id,
         "prefix": Topics().device_prefix(id),
-        "command_root": authority.command_root_b64,
+        **{name: value for name, value in authority.introduction().items() if name != "ca"},
         "channel_key": authority.channel_key(id, 1).hex(),
         "broker": {"host": ground.host, "port": ground.broker_port},
         "server": ground.url,

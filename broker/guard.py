@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 _TAKEOVER_S = 5.0
 """How long the connection that is taken over may take to end; its Will is sent within that."""
 
+_LOOK_S = 1.0
+"""How often the files of TLS are looked at, in seconds, beside each new connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -84,6 +87,12 @@ class Tls:
         self._files = (certificate, key, ca)
         self._read_at = self._changed_at()
         self._context = self._load()
+        self._trusted = frozenset(self._context.get_ca_certs(binary_form=True))
+
+    def dropped(self) -> bool:
+        """Whether, since this was asked last, a CA has gone that was trusted."""
+        before, self._trusted = self._trusted, frozenset(self.context().get_ca_certs(binary_form=True))
+        return not before <= self._trusted
 
     def context(self) -> ssl.SSLContext:
         """For the next connection. Files that can't be used (written to just now) leave the one before."""
@@ -165,7 +174,18 @@ class Guard:
             self._spawn(self._accept(listener))
         if not self._listeners:
             raise OSError(errno.EADDRNOTAVAIL, f"{host} is no address of this machine")
+        if self._rules.tls is not None:
+            self._spawn(self._drop(self._rules.tls))
         return port
+
+    async def _drop(self, tls: Tls) -> None:
+        """Whoever has come in by a CA that is trusted no more has to show another certificate: everybody connects anew."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if tls.dropped():
+                log.warning("a CA is trusted no more; all connections end")
+                for connection in list(self._clients.values()):
+                    connection.cut("a CA is trusted no more")
 
     async def close(self, within_s: float) -> None:
         """Accept no more, and end every connection."""

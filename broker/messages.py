@@ -300,6 +300,8 @@ class Presence:
     heartbeat_s: int = member(_whole(1, 86400))
     nonce: str = member(_token)
     contract: tuple[int, ...] = member(_list_of(_whole(1), 16), default=(1,))
+    keys: int | None = member(_or_null(_whole(0)), default=None)
+    """The generation of the key list that the device trusts; None: it knows of none, and is sent none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,6 +389,17 @@ class Log:
 class Metrics:
     suffix: ClassVar[str] = "up/metrics"
     samples: tuple[tuple[str, int, float], ...] = member(_list_of(_sample, 5000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRequest:
+    """Another certificate in the place of the one with the serial number `replaces` (hex). `csr`: PKCS #10 in PEM, of the key to be
+    certified. `proof`: ECDSA with SHA-256 (DER, base64) over the bytes of `csr`, by the key of the certificate that is replaced."""
+
+    suffix: ClassVar[str] = "up/csr"
+    csr: str = member(_text(16 * 1024))
+    replaces: str = member(_token)
+    proof: str = member(_token)
 
 
 # --- down ---------------------------------------------------------------------------------------------------------------------
@@ -488,19 +501,83 @@ class Order:
     first_fence: int | None = member(_or_null(_whole(1)), default=None)
 
 
-UpMessage = Presence | Heartbeat | Facts | Status | Result | Log | Metrics
-DownMessage = Ack | Resync | Checkpoint | Command
+class Denial(StrEnum):
+    """Why there is no certificate."""
+
+    REPLACED = "Replaced"
+    """The one that is to be replaced has been replaced already, by another key: there are two of the device, or an older state of it."""
+    LAPSED = "Lapsed"
+    """It ended longer ago than the grace period."""
+    UNTRUSTED = "Untrusted"
+    """People have decided so."""
+    TOO_SOON = "TooSoon"
+    """The present one is not due yet."""
+    INVALID = "Invalid"
+    """The request can't be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateAnswer:
+    """The answer to the `CertificateRequest` with the same `replaces`: a certificate (PEM), or null and why not. `message`: for people."""
+
+    suffix: ClassVar[str] = "down/certificate"
+    replaces: str = member(_token)
+    certificate: str | None = member(_or_null(_text(16 * 1024)))
+    reason: Denial | None = member(_or_null(_one_of(Denial)), default=None)
+    message: str = member(_text(1024), default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyList:
+    """Whom to trust from now on, as the text that a signature covers. `authorities`: CAs (PEM), the one that issues first;
+    `command_roots`: raw Ed25519 public keys (base64), the one that delegates first. Of two lists the higher `generation` counts."""
+
+    generation: int = member(_whole(1))
+    issued_at: str = member(_time)
+    authorities: tuple[str, ...] = member(_list_of(_text(16 * 1024), 8))
+    command_roots: tuple[str, ...] = member(_list_of(_token, 8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySignature:
+    """`signature` (base64, Ed25519) by the command root whose id is `key`."""
+
+    key: str = member(_token)
+    signature: str = member(_token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedKeys:
+    """A `KeyList` as JSON text. It is good where one of the command roots has signed that are trusted until then."""
+
+    signed: str = member(_text(96 * 1024))
+    signatures: tuple[KeySignature, ...] = member(_list_of(_record(KeySignature), 16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The last lists in the order of their generations, so that a device that has missed some can follow from one to the next."""
+
+    suffix: ClassVar[str] = "down/keys"
+    lists: tuple[SignedKeys, ...] = member(_list_of(_record(SignedKeys), 16))
+
+
+UpMessage = Presence | Heartbeat | Facts | Status | Result | Log | Metrics | CertificateRequest
+DownMessage = Ack | Resync | Checkpoint | Command | CertificateAnswer | Keys
 Message = UpMessage | DownMessage
 Types = tuple[type[Message], ...]
 
-TYPES: Types = (Presence, Heartbeat, Facts, Status, Result, Log, Metrics, Ack, Resync, Checkpoint, Command)
+TYPES: Types = (
+    *(Presence, Heartbeat, Facts, Status, Result, Log, Metrics, CertificateRequest),
+    *(Ack, Resync, Checkpoint, Command, CertificateAnswer, Keys),
+)
 BY_SUFFIX: dict[str, type[Message]] = {kind.suffix: kind for kind in TYPES}
 
 DURABLE = frozenset({"up/facts", "up/status", "up/result", "up/log"})
 """Kept by their sender until acknowledged: they carry `epoch`, `seq` and a MAC."""
 
-AUTHENTICATED = DURABLE | {"down/ack", "down/resync"}
-"""They end with a MAC. Commands and checkpoints are signed instead."""
+AUTHENTICATED = DURABLE | {"down/ack", "down/resync", "up/csr", "down/certificate"}
+"""They end with a MAC. Commands, checkpoints and key lists are signed instead."""
 
 QOS = {suffix: 0 if suffix in ("up/heartbeat", "up/metrics") else 1 for suffix in BY_SUFFIX}
 

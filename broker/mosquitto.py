@@ -20,7 +20,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,8 @@ class Mosquitto:
         self._files = Files(secrets, data)
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._run: Callable[[], Awaitable[None]]
+        self._exchanging = False
 
     async def start(self, host: str, port: int) -> int:
         """Returns the port once it is listened on. Raises MosquittoMissing, or OSError where the port is taken or a file is missing."""
@@ -136,14 +138,31 @@ class Mosquitto:
         seen = self._seen()
         self._write_acl()
         _write(self._files.config, render(self._files, host, port, getpass.getuser()))
-        self._process = await asyncio.create_subprocess_exec(binary, "-c", str(self._files.config), preexec_fn=_die_with(os.getpid()))
-        await self._listening(host, port)
+        self._run = lambda: self._begin(binary, host, port)
+        await self._run()
         self._watch = asyncio.create_task(self._follow(seen))
         return port
+
+    async def _begin(self, binary: str, host: str, port: int) -> None:
+        self._process = await asyncio.create_subprocess_exec(binary, "-c", str(self._files.config), preexec_fn=_die_with(os.getpid()))
+        await self._listening(host, port)
+
+    async def _begin_again(self) -> None:
+        """It reads its CAs when it starts, and at no other time (measured on 2.0.11: SIGHUP leaves them). Everybody connects anew."""
+        log.info("mosquitto is started again: other CAs are trusted")
+        self._exchanging = True
+        try:
+            await self._end()
+            await self._run()
+        finally:
+            self._exchanging = False
 
     async def stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        await self._end()
+
+    async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -158,7 +177,11 @@ class Mosquitto:
     async def ended(self) -> None:
         """Wait for the process to end by itself. Raises MosquittoMissing then."""
         assert self._process is not None
-        code = await self._process.wait()
+        while True:
+            code = await self._process.wait()
+            if not self._exchanging:
+                break
+            await asyncio.sleep(_WATCH_S)
         raise MosquittoMissing(f"mosquitto ended by itself with status {code}; its messages are above")
 
     async def _listening(self, host: str, port: int) -> None:
@@ -177,7 +200,7 @@ class Mosquitto:
         raise MosquittoMissing("mosquitto does not start; its messages are above")
 
     async def _follow(self, seen: tuple[int, ...]) -> None:
-        """Tell Mosquitto of changed integrations and certificates: SIGHUP makes it read both."""
+        """Tell Mosquitto of changed integrations and certificates: SIGHUP makes it read both, apart from the CAs."""
         while True:
             await asyncio.sleep(_WATCH_S)
             now = self._seen()
@@ -188,10 +211,12 @@ class Mosquitto:
             except (ValueError, OSError) as error:
                 log.error("the list of integrations can't be used", extra={"reason": str(error)})
                 continue
-            seen = now
-            if self._process.returncode is None:
+            if now[-1] != seen[-1]:
+                await self._begin_again()
+            elif self._process.returncode is None:
                 self._process.send_signal(signal.SIGHUP)
                 log.info("mosquitto reads its rules again")
+            seen = now
 
     def _write_acl(self) -> None:
         _write(self._files.acl, mosquitto_acl(self._acl, read_integrations(self._files.integrations)))

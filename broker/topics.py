@@ -14,16 +14,13 @@ from dataclasses import dataclass
 CONTRACT = "v1"
 DEFAULT_ROOT = "fleet"
 
-UPLINKS = ("up/presence", "up/heartbeat", "up/facts", "up/status", "up/result", "up/log", "up/metrics")
+UPLINKS = ("up/presence", "up/heartbeat", "up/facts", "up/status", "up/result", "up/log", "up/metrics", "up/csr")
 """What a device publishes, below its prefix."""
 
-DOWNLINKS = ("down/ack", "down/resync", "down/checkpoint", "down/command")
+DOWNLINKS = ("down/ack", "down/resync", "down/checkpoint", "down/command", "down/certificate", "down/keys")
 """What a device subscribes to, below its prefix."""
 
-RESERVED = ("up/csr", "down/certificate", "down/keys")
-"""Names taken for certificate renewal; nothing speaks them yet."""
-
-CHANNELS = frozenset(UPLINKS + DOWNLINKS + RESERVED)
+CHANNELS = frozenset(UPLINKS + DOWNLINKS)
 
 _LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 

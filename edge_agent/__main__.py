@@ -72,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = _settings(options.state_dir)
     logs.start(settings.log, as_json=os.environ.get("FLEETWARD_LOG_FORMAT") == "json")
     try:
+        identity.settle(options.state_dir)
         running = runtime.Runtime(identity.load(options.state_dir), settings)
     except (identity.NotEnrolled, runtime.AlreadyRunning, OSError) as error:
         return _failed(str(error), 2)

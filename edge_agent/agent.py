@@ -3,7 +3,7 @@
 A shell feeds it and executes what comes out: `runtime` on a device, `simulated.fleet` for thousands in one process. Whatever changed in
 `state.durable` must be on disk before the effects of the step are executed; if that fails, the shell forgets the step, feeds
 `JournalFailed` and then the same input again. This module only hands each input to
-whom it concerns (`connection`, `uplink`, `commands`, `findings`) and asks each what the clock makes due.
+whom it concerns (`connection`, `uplink`, `commands`, `findings`, `renewal`) and asks each what the clock makes due.
 
 Source: design.md section 4; contract.md section 3.
 """
@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from broker.messages import Ack, BadMac, Checkpoint, Command, ContractError, Resync, open_envelope, read
-from edge_agent import commands, connection, facts, findings, outbox, uplink
+from broker.messages import Ack, BadMac, CertificateAnswer, Checkpoint, Command, ContractError, Keys, Resync, open_envelope, read
+from edge_agent import commands, connection, facts, findings, outbox, renewal, uplink
 from edge_agent.signals import (
     Booted,
     Clock,
@@ -23,13 +23,18 @@ from edge_agent.signals import (
     Effect,
     Finished,
     Input,
+    Inspect,
+    Inspected,
     JournalFailed,
     JournalLost,
     JournalMended,
     Measured,
     Observed,
+    Prepared,
     Progressed,
     Received,
+    RenewalFailed,
+    Renewed,
     Scan,
     Scanned,
     Stopping,
@@ -61,6 +66,7 @@ def wake_at(state: State) -> float | None:
             times.append(outbox.held_until(state.durable.outbox, float("-inf")))
     elif link.session is not None:
         times.append(link.since + connection.DIAL_LIMIT_S)
+    times.append(renewal.due_at(state))
     return min((at for at in times if at is not None), default=None)
 
 
@@ -87,6 +93,8 @@ def _dispatch(turn: Turn, signal: Input) -> None:
             commands.progressed(turn, signal)
         case Measured():
             findings.measured(turn, signal)
+        case Inspected() | Prepared() | Renewed() | RenewalFailed():
+            renewal.told(turn, signal)
         case _:
             _lifecycle(turn, signal)
 
@@ -116,6 +124,7 @@ def _due(turn: Turn) -> None:
         turn.do(Disconnect(link.session, clean=False))
         connection.disconnected(turn, link.session, "no answer to the subscription")
     commands.expire(turn)
+    renewal.due(turn)
     uplink.tell_refused(turn)
     if turn.state.link.connected:
         _due_connected(turn)
@@ -137,6 +146,7 @@ def _booted(turn: Turn) -> None:
     if turn.state.durable.outbox.next_seq == 1:
         uplink.report_items(turn)  # a new journal: whatever the server knows of an earlier one is to be confirmed
     turn.do(Scan(None))
+    turn.do(Inspect())
     turn.link(dial_at=turn.now.mono)
 
 
@@ -171,4 +181,6 @@ _HANDLERS: dict[str, Callable[[Turn, Any], None]] = {
     Resync.suffix: _resync,
     Checkpoint.suffix: connection.checkpoint,
     Command.suffix: commands.receive,
+    CertificateAnswer.suffix: renewal.answered,
+    Keys.suffix: connection.keys,
 }

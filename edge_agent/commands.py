@@ -44,7 +44,7 @@ def receive(turn: Turn, command: Command) -> None:
         return
     durable = turn.state.durable
     try:
-        order, generation = trust.read_order(turn.me.authority, command, turn.me.device, now, durable.generation)
+        order, generation = trust.read_order(turn.ring.roots, command, turn.me.device, now, durable.generation)
     except trust.Untrusted as error:
         turn.refuse("untrusted-command")
         turn.note(logging.WARNING, "command refused", reason=str(error))

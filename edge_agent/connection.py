@@ -5,9 +5,9 @@ Source: design.md section 4 (Presence, Sessions, Time).
 
 import logging
 
-from broker.messages import QOS, Checkpoint, Heartbeat, Metrics, Presence, encode
-from edge_agent import commands, trust, uplink
-from edge_agent.signals import Connect, Disconnect
+from broker.messages import QOS, Checkpoint, Heartbeat, Keys, Metrics, Presence, encode
+from edge_agent import commands, renewal, trust, uplink
+from edge_agent.signals import Adopt, Connect, Disconnect
 from edge_agent.state import Link, Resend, Trusted, Turn
 
 DIAL_FIRST_S = 5.0
@@ -21,10 +21,15 @@ CHECKPOINT_FIRST_S = 10.0
 CHECKPOINT_MAX_S = 300.0
 
 
+UNKNOWN_CA = "CERTIFICATE_VERIFY_FAILED"
+"""What OpenSSL calls it when a broker's certificate is by nobody whom we trust."""
+
+
 def dial(turn: Turn) -> None:
     session = turn.token()
     nonce = turn.token()
-    turn.set(link=Link(session=session, since=turn.now.mono, failures=turn.state.link.failures, nonce=nonce))
+    before = turn.state.link
+    turn.set(link=Link(session=session, since=turn.now.mono, failures=before.failures, nonce=nonce, estranged=before.estranged))
     will = encode(_presence_body(turn, online=False), sent_at=turn.time_text())
     topics = turn.me.topics
     turn.do(Connect(session, turn.me.topic(Presence.suffix), will, topics.downlinks(turn.me.device), turn.me.keepalive_s))
@@ -34,7 +39,7 @@ def connected(turn: Turn, session: str) -> None:
     if session != turn.state.link.session:
         turn.do(Disconnect(session, clean=False))
         return
-    turn.link(connected=True, since=turn.now.mono)
+    turn.link(connected=True, since=turn.now.mono, estranged=False)
     turn.note(logging.INFO, "connected", session=session)
     presence(turn)
     _plan_heartbeat(turn)
@@ -50,7 +55,10 @@ def disconnected(turn: Turn, session: str, reason: str) -> None:
     failures = 0 if steady else link.failures
     limit = min(DIAL_MAX_S, DIAL_FIRST_S * 2.0 ** min(failures, 10))
     delay = 1.0 + (limit - 1.0) * turn.fraction()
-    turn.set(link=Link(failures=failures + 1, dial_at=turn.now.mono + delay), unjudged=())
+    estranged = UNKNOWN_CA in reason
+    turn.set(link=Link(failures=failures + 1, dial_at=turn.now.mono + delay, estranged=estranged), unjudged=())
+    if (estranged and not link.estranged) or failures + 1 == renewal.PATIENCE:
+        renewal.hasten(turn)
     turn.note(logging.WARNING, "disconnected", reason=reason, retry_s=round(delay, 1))
 
 
@@ -84,6 +92,7 @@ def _presence_body(turn: Turn, *, online: bool) -> Presence:
         keepalive_s=me.keepalive_s,
         heartbeat_s=me.heartbeat_s,
         nonce=link.nonce,
+        keys=turn.ring.generation,
     )
 
 
@@ -105,7 +114,7 @@ def checkpoint(turn: Turn, message: Checkpoint) -> None:
     """The time, on the safe side: what the answer took is added, so that a delayed one makes no old command young."""
     link, durable = turn.state.link, turn.state.durable
     try:
-        moment, at, generation = trust.read_checkpoint(turn.me.authority, message, link.nonce, durable.generation)
+        moment, at, generation = trust.read_checkpoint(turn.ring.roots, message, link.nonce, durable.generation)
     except trust.Untrusted as error:
         turn.refuse("untrusted-checkpoint")
         turn.note(logging.WARNING, "checkpoint refused", reason=str(error))
@@ -116,6 +125,31 @@ def checkpoint(turn: Turn, message: Checkpoint) -> None:
         # With a fence it is an older agent's journal, which knows all that it has run.
         turn.keep(born=0 if durable.fence else moment.fence, fence=max(durable.fence, moment.fence if not durable.fence else 0))
     turn.set(time=Trusted(at + took, turn.now.mono))
-    turn.link(presence_at=None)
+    owed = turn.state.link.owes_presence
+    turn.link(presence_at=None, owes_presence=False)
+    renewal.hasten(turn)
     commands.judge_held(turn)
     commands.start(turn)
+    if owed:
+        presence(turn)
+
+
+def keys(turn: Turn, message: Keys) -> None:
+    """Other CAs or command roots: what one of the roots trusted so far has signed is adopted, and the server told so."""
+    try:
+        ring = trust.follow(turn.ring, message)
+    except trust.Untrusted as error:
+        turn.refuse("untrusted-keys")
+        turn.note(logging.WARNING, "keys refused", reason=str(error))
+        return
+    if ring is turn.ring:
+        return
+    turn.set(ring=ring)
+    turn.do(Adopt(ring))
+    turn.note(logging.INFO, "other keys are trusted", generation=ring.generation)
+    uplink.log(turn, "keys-adopted", "info", "other CAs or command roots are trusted from now on", generation=ring.generation)
+    if turn.state.link.presence_at is None:
+        presence(turn)
+    else:
+        turn.link(owes_presence=True)  # a checkpoint is on its way, and answers the nonce of before
+    renewal.hasten(turn)

@@ -62,7 +62,16 @@ def _key(me: Identity) -> str:
     if mode:
         raise PermissionError(f"{me.key_file} can be read by others (chmod 600)")
     tls_context(me)
-    return "key, certificate and CA fit together"
+    # Only this short-lived command and the agent's child ever load X.509 code.
+    from edge_agent import certificates
+
+    try:
+        good, words = certificates.summary(me.state_dir)
+    except certificates.RenewalError as error:
+        raise OSError(str(error)) from error
+    if not good:
+        raise OSError(words)
+    return f"key, certificate and CA fit together; {words}"
 
 
 def _journal(me: Identity) -> str:

@@ -31,6 +31,7 @@ from edge_agent import VERSION, atomic
 from edge_agent import identity as identities
 from edge_agent import settings as settings_file
 from edge_agent.settings import Settings
+from edge_agent.trust import fingerprints
 
 REQUEST_TIMEOUT_S = 30.0
 MAX_ANSWER = 256 * 1024
@@ -80,6 +81,7 @@ def enroll(
     device's id. Raises EnrollFailed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        identities.settle(state_dir)
         key = load_or_make_key(state_dir / identities.KEY_FILE)
         answer = obtain(ask, key, token, evidence, wait)
         if broker is not None:
@@ -163,10 +165,10 @@ def _pin(fingerprint: str) -> str:
 def _check_pin(ca: Any, pin: str, server: str) -> None:
     """Without TLS there is no chain to look at: the CA that the answer brings must be the pinned one. Raises EnrollFailed."""
     try:
-        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(ca)).hexdigest()
-    except (ValueError, AttributeError):
-        found = ""
-    if found != pin:
+        found = fingerprints(ca)
+    except (ValueError, TypeError):
+        found = []
+    if pin not in found:
         raise EnrollFailed(f"{server} does not have the CA with fingerprint {pin}: is this the right server?")
 
 
@@ -201,8 +203,8 @@ def _check(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> None:
     try:
         identities.parse(answer, Path())
         certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
-        ca = x509.load_pem_x509_certificates(answer["ca"].encode())[0]
-        certificate.verify_directly_issued_by(ca)
+        authorities = x509.load_pem_x509_certificates(answer["ca"].encode())
+        certificate.verify_directly_issued_by(next((ca for ca in authorities if ca.subject == certificate.issuer), authorities[0]))
         names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, InvalidSignature) as error:
         raise EnrollFailed(f"the server's answer can't be used: {type(error).__name__}: {error}") from error
@@ -213,13 +215,16 @@ def _check(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def _store(state_dir: Path, answer: dict[str, Any], server: str) -> None:
-    """`identity.json` comes last: as long as it lacks, the device is not enrolled. Raises OSError."""
+    """`identity.json` comes last: as long as it lacks, the device is not enrolled. What was adopted or asked for under an earlier
+    enrollment goes first. Raises OSError."""
+    for name in (identities.TRUST_FILE, identities.NEXT_KEY_FILE):
+        (state_dir / name).unlink(missing_ok=True)
     atomic.write(state_dir / identities.CERTIFICATE_FILE, answer["certificate"].encode(), 0o644)
     atomic.write(state_dir / identities.CA_FILE, answer["ca"].encode(), 0o644)
     settings = state_dir / identities.SETTINGS_FILE
     if not settings.exists():
         atomic.write(settings, settings_file.render(Settings()).encode(), 0o644)
-    kept = {name: answer[name] for name in ("device", "prefix", "command_root", "channel_key", "broker")}
+    kept = {name: answer[name] for name in identities.KEPT if name in answer}
     atomic.write(state_dir / identities.IDENTITY_FILE, json.dumps({**kept, "server": server}, indent=1).encode(), 0o600)
 
 

@@ -3,19 +3,31 @@
 import base64
 import binascii
 import json
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from broker.topics import TopicError, Topics
+from edge_agent import atomic
+from edge_agent.trust import Ring
+
+log = logging.getLogger(__name__)
 
 KEY_FILE = "device.key"
 CERTIFICATE_FILE = "device.crt"
 CA_FILE = "ca.crt"
 IDENTITY_FILE = "identity.json"
+TRUST_FILE = "trust.json"
+NEXT_KEY_FILE = "device.key.next"
+NEXT_CERTIFICATE_FILE = "device.crt.next"
 JOURNAL_FILE = "journal.db"
 SETTINGS_FILE = "agent.toml"
+
+
+KEPT = ("device", "prefix", "command_root", "command_roots", "keys", "channel_key", "broker")
+"""Members of the answer to enrollment that are kept. An older server gives neither `command_roots` nor `keys`."""
 
 
 class NotEnrolled(Exception):
@@ -24,11 +36,11 @@ class NotEnrolled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`authority`: the command root's raw public key; `channel_key`: for the MACs; both 32 bytes."""
+    """`ring`: whom it trusts; `channel_key`: for the MACs, 32 bytes."""
 
     device: str
     topics: Topics
-    authority: bytes
+    ring: Ring
     channel_key: bytes = field(repr=False)
     host: str
     port: int
@@ -60,10 +72,55 @@ def load(state_dir: Path) -> Identity:
         raise NotEnrolled(f"{path} can't be read: {error.strerror}") from error
     except ValueError as error:
         raise NotEnrolled(f"{path} can't be used ({error}): enroll again") from error
+    identity = _following(identity)
     for file in (identity.key_file, identity.certificate_file, identity.ca_file):
         if not file.is_file():
             raise NotEnrolled(f"{file} is missing: enroll again")
     return identity
+
+
+def settle(state_dir: Path) -> None:
+    """Finish what a crash has interrupted: the exchange of key and certificate, and of the CAs that are trusted. Raises OSError.
+
+    The next certificate is written once it is known to fit the next key: from then on the exchange has happened, whatever is moved when."""
+    next_key, next_certificate = state_dir / NEXT_KEY_FILE, state_dir / NEXT_CERTIFICATE_FILE
+    if next_certificate.exists():
+        if next_key.exists():
+            next_key.replace(state_dir / KEY_FILE)
+            atomic.sync_directory(state_dir)
+        next_certificate.replace(state_dir / CERTIFICATE_FILE)
+        atomic.sync_directory(state_dir)
+    ring = _trusted(state_dir)
+    bundle = "".join(ring.authorities).encode() if ring is not None else b""
+    if bundle and (state_dir / CA_FILE).read_bytes() != bundle:
+        atomic.write(state_dir / CA_FILE, bundle, 0o644)
+
+
+def adopt(state_dir: Path, ring: Ring) -> None:
+    """Trust these from now on. Raises OSError."""
+    roots = [base64.b64encode(root).decode() for root in ring.roots]
+    kept = {"generation": ring.generation, "command_roots": roots, "authorities": list(ring.authorities)}
+    atomic.write(state_dir / TRUST_FILE, json.dumps(kept, indent=1).encode(), 0o600)
+    settle(state_dir)
+
+
+def _following(identity: Identity) -> Identity:
+    """With what has been adopted since the enrollment."""
+    ring = _trusted(identity.state_dir)
+    return identity if ring is None or ring.generation <= identity.ring.generation else replace(identity, ring=ring)
+
+
+def _trusted(state_dir: Path) -> Ring | None:
+    """What was adopted last. One that can't be read is as none: the server sends it again."""
+    try:
+        values = json.loads((state_dir / TRUST_FILE).read_bytes())
+        roots = tuple(_base64(root) for root in values["command_roots"])
+        return Ring(int(values["generation"]), roots, tuple(str(pem) for pem in values["authorities"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("what was trusted last can't be read", extra={"path": str(state_dir / TRUST_FILE), "error": str(error)})
+        return None
 
 
 def address(text: str) -> tuple[str, int]:
@@ -91,13 +148,22 @@ def parse(values: Any, state_dir: Path) -> Identity:
     return Identity(
         device=device,
         topics=topics,
-        authority=_base64(_text(values, "command_root")),
+        ring=_enrolled_ring(values),
         channel_key=_hex(_text(values, "channel_key")),
         host=_text(broker, "host"),
         port=port,
         server=str(values.get("server", "")),
         state_dir=state_dir,
     )
+
+
+def _enrolled_ring(values: Any) -> Ring:
+    """What enrollment has said; a server of an earlier release names one root and no list."""
+    first, generation = _base64(_text(values, "command_root")), values.get("keys", 0)
+    roots = values.get("command_roots", [])
+    if isinstance(generation, bool) or not isinstance(generation, int) or not isinstance(roots, list):
+        raise ValueError("keys: must be a number, and command_roots a list")
+    return Ring(generation, tuple(dict.fromkeys((first, *(_base64(root) for root in roots)))))
 
 
 def _topics(device: str, prefix: str) -> Topics:
@@ -118,10 +184,10 @@ def _text(values: Any, name: str) -> str:
     return value
 
 
-def _base64(text: str) -> bytes:
+def _base64(text: Any) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except (binascii.Error, TypeError, ValueError):
         raw = b""
     if len(raw) != 32:
         raise ValueError("command_root: must be 32 bytes in base64")

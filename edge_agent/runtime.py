@@ -16,15 +16,19 @@ from types import FrameType
 
 from broker.messages import ErrorCode
 from edge_agent import VERSION, agent, journal
+from edge_agent import identity as identities
 from edge_agent.appliers import Applier, registry
 from edge_agent.executor import Executor
 from edge_agent.identity import JOURNAL_FILE, Identity
 from edge_agent.journal import Journal, JournalCorrupt, JournalError
+from edge_agent.keeper import Keeper
 from edge_agent.lookout import Device, Eyes, Lookout
 from edge_agent.session import Session
 from edge_agent.settings import Settings
 from edge_agent.signals import (
+    Adopt,
     Booted,
+    CertificateJob,
     Clock,
     Connect,
     Disconnect,
@@ -42,6 +46,7 @@ from edge_agent.signals import (
     Tick,
 )
 from edge_agent.state import VERBS, Durable, Profile, Rule, State, fresh
+from edge_agent.trust import Ring
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class Runtime:
         self._me = profile(identity, settings, verbs)
         hands = registry.appliers(identity.state_dir, settings) if appliers is None else appliers
         self._executor = Executor(hands, self._inputs.put)
+        self._keeper = Keeper(identity.state_dir, self._inputs.put)
         self._lookout = Lookout(eyes or Device(), hands, settings, self._inputs.put)
         durable, first = self._open()
         self._state: State = agent.begin(durable, os.urandom(32))
@@ -196,13 +202,29 @@ class Runtime:
                     self._lookout.scan(effect)
                 case Note(level, message, fields):
                     log.log(level, message, extra={"device": self._me.device, **fields})
+                case _:
+                    self._renew(effect)
+
+    def _renew(self, effect: CertificateJob | Adopt) -> None:
+        match effect:
+            case Adopt(ring):
+                self._adopt(ring)
+            case _:
+                self._keeper.do(effect)
+
+    def _adopt(self, ring: Ring) -> None:
+        """What can't be written now is trusted until the next start, and then sent again."""
+        try:
+            identities.adopt(self._identity.state_dir, ring)
+        except OSError as error:
+            log.error("other keys can't be written down", extra={"device": self._me.device, "error": str(error)})
 
 
 def profile(identity: Identity, settings: Settings, verbs: Mapping[str, Rule] = VERBS) -> Profile:
     return Profile(
         device=identity.device,
         topics=identity.topics,
-        authority=identity.authority,
+        ring=identity.ring,
         channel_key=identity.channel_key,
         boot_id=boot_id(),
         agent_version=VERSION,

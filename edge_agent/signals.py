@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from broker.messages import ErrorCode, Item, ResourceRef
+from broker.messages import CertificateRequest, ErrorCode, Item, ResourceRef
+from edge_agent.trust import Ring
 
 Json = dict[str, Any]
 
@@ -58,6 +59,20 @@ class Stopped:
 
 
 Outcome = Succeeded | Failed | Stopped
+
+# --- the certificate --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The device's certificate as it is on disk. `serial`: hex; `issuer`: the SHA-256 of its CA, hex, empty where that is not trusted;
+    times in Unix seconds."""
+
+    serial: str
+    issuer: str
+    issued_at: float
+    expires_at: float
+
 
 # --- inputs -----------------------------------------------------------------------------------------------------------------
 
@@ -150,6 +165,36 @@ class JournalLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspected:
+    """What the certificate on disk is."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request for the next certificate; its key is on disk."""
+
+    request: CertificateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The next certificate is in its place. `ring`: whom the device trusts since, where the server has said so along with it."""
+
+    held: Held
+    ring: Ring | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalFailed:
+    """Nothing has changed. `denied`: the server has said no, and why."""
+
+    message: str
+    denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The process is asked to end: say goodbye."""
 
@@ -168,6 +213,10 @@ Input = (
     | JournalFailed
     | JournalMended
     | JournalLost
+    | Inspected
+    | Prepared
+    | Renewed
+    | RenewalFailed
     | Stopping
 )
 
@@ -237,4 +286,36 @@ class Note:
     fields: Json = field(default_factory=dict)
 
 
-Effect = Connect | Disconnect | Publish | Run | Stop | Scan | Note
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Look at the certificate: answered with `Inspected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make the next key and a request for it, or take up those that there are: answered with `Prepared`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Put this certificate (PEM) in the place of the present one, with its key: answered with `Renewed`."""
+
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appeal:
+    """Ask the server over HTTP, as the broker can't be asked, and install what it gives: answered with `Renewed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Trust these from now on, on disk too."""
+
+    ring: Ring
+
+
+CertificateJob = Inspect | Prepare | Install | Appeal
+"""What needs X.509: any of them may be answered with `RenewalFailed`."""
+
+Effect = Connect | Disconnect | Publish | Run | Stop | Scan | Note | CertificateJob | Adopt

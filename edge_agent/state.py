@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from broker.messages import Item, Message, Order, Result, Verb, encode, now_text
+from broker.messages import CertificateRequest, Item, Message, Order, Result, Verb, encode, now_text
 from broker.topics import DeviceTopic, Topics
 from edge_agent.outbox import Outbox, Part, put
-from edge_agent.signals import Clock, Effect, JournalFailed, Note, Publish, StopReason
+from edge_agent.signals import Clock, Effect, Held, JournalFailed, Note, Publish, StopReason
+from edge_agent.trust import Ring
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -45,11 +46,11 @@ VERBS: Mapping[str, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Who this agent is and how it was set up; never changes while it runs. `authority`: the command root's raw public key."""
+    """Who this agent is and how it was set up; never changes while it runs. `ring`: whom it trusted when it started."""
 
     device: str
     topics: Topics
-    authority: bytes
+    ring: Ring
     channel_key: bytes = field(repr=False)
     boot_id: str
     agent_version: str
@@ -129,6 +130,10 @@ class Link:
     presence_at: float | None = None
     presence_tries: int = 0
     heartbeat_at: float | None = None
+    estranged: bool = False
+    """The broker showed the certificate of a CA that is not trusted here."""
+    owes_presence: bool = False
+    """The server is to be told what is trusted by now, after the checkpoint that is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,18 @@ class Resend:
     last: float = float("-inf")
     behind: int = 0
     asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The certificate's renewal. `at`: when to look again, monotonic, None before it has been looked at; `busy`: somebody is at the files;
+    `request`: what was sent and not answered; `lot`: a number in [0, 1) that spreads a fleet enrolled in one hour."""
+
+    at: float | None = None
+    tries: int = 0
+    busy: bool = False
+    request: CertificateRequest | None = None
+    lot: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +186,11 @@ class State:
     samples_lost: int = 0
     broken: JournalFailed | None = None
     """Why nothing is durable at the moment."""
+    ring: Ring | None = None
+    """Whom it trusts, where that has changed since it started."""
+    certificate: Held | None = None
+    """None until it has been looked at."""
+    renewal: Renewal = field(default_factory=Renewal)
 
 
 class Turn:
@@ -181,6 +203,11 @@ class Turn:
         self.state = state
         self.now = now
         self.effects: list[Effect] = []
+
+    @property
+    def ring(self) -> Ring:
+        """Whom the device trusts."""
+        return self.state.ring or self.me.ring
 
     def set(self, **changes: Any) -> None:
         self.state = replace(self.state, **changes)

@@ -1,15 +1,19 @@
-"""Whom the agent believes: the command root alone, through delegations, checkpoints and signed orders. Pure.
+"""Whom the agent believes: the command roots alone, through delegations, checkpoints, signed orders and lists of keys. Pure.
 
-The root's key came with enrollment. It certifies, for a while, the key that signs commands (a delegation). A checkpoint, signed by such a
-key over a nonce of ours, tells the time and which delegations are void; without one no command is judged, so that a wrong clock neither
-blocks nor revives anything. What fails here is counted and reported by `agent`, never executed.
+A root's key came with enrollment, others by lists that one of them has signed. A root certifies, for a while, the key that signs commands
+(a delegation). A checkpoint, signed by such a key over a nonce of ours, tells the time and which delegations are void; without one no
+command is judged, so that a wrong clock neither blocks nor revives anything. What fails here is counted and reported by `agent`, never
+executed.
 
-Source: design.md section 4 (Time, Commands); RFC 8032 (Ed25519).
+Source: design.md section 4 (Time, Commands); RFC 8032 (Ed25519); for lists of keys docs/adr/0016-rotation.md.
 """
 
 import base64
 import binascii
 import hashlib
+import re
+import ssl
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
@@ -17,13 +21,86 @@ from typing import TypeVar
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from broker.messages import Checkpoint, Command, ContractError, Delegation, Mandate, Moment, Order, decode_text
+from broker.messages import (
+    Checkpoint,
+    Command,
+    ContractError,
+    Delegation,
+    KeyList,
+    Keys,
+    Mandate,
+    Moment,
+    Order,
+    SignedKeys,
+    decode_text,
+)
 
-S = TypeVar("S", Mandate, Moment, Order)
+S = TypeVar("S", Mandate, Moment, Order, KeyList)
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+Roots = tuple[bytes, ...]
+"""Command roots: raw Ed25519 public keys."""
 
 
 class Untrusted(Exception):
     """A signed message is not to be believed; the text says what was wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Whom this device trusts. `authorities`: CAs in PEM, the one that issues first; none where only enrollment has said, which wrote them
+    into ca.crt. `generation`: of the list that said so; 0 before any."""
+
+    generation: int
+    roots: Roots
+    authorities: tuple[str, ...] = ()
+
+    @property
+    def issuer(self) -> str:
+        """The SHA-256 of the CA that issues now, in hex; empty where that is not known."""
+        return fingerprint(self.authorities[0]) if self.authorities else ""
+
+
+def fingerprint(pem: str) -> str:
+    """Of a certificate: the SHA-256 of its DER, in hex. Raises ValueError."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def fingerprints(bundle: str) -> list[str]:
+    """Of all certificates in a PEM text. Raises ValueError."""
+    return [fingerprint(pem) for pem in _CERTIFICATE.findall(bundle)]
+
+
+def follow(ring: Ring, keys: Keys) -> Ring:
+    """What is to be trusted after these lists, each of which counts if it is newer and one of the roots trusted until then has signed it.
+    The same ring where there is nothing new. Raises Untrusted where there is, and it can't be believed."""
+    now, newest = ring, ring.generation
+    for each in keys.lists:
+        listed = _decoded(KeyList, each.signed)
+        newest = max(newest, listed.generation)
+        if listed.generation > now.generation and _signed(now.roots, each):
+            now = _ring(listed)
+    if now is ring and newest > ring.generation:
+        raise Untrusted("no root that is trusted here has signed the list of keys")
+    return now
+
+
+def _ring(listed: KeyList) -> Ring:
+    try:
+        roots = tuple(_raw(root) for root in listed.command_roots)
+        if not roots or not listed.authorities or any(len(root) != 32 for root in roots):
+            raise ValueError("it lacks a CA or a command root")
+        ring = Ring(listed.generation, roots, listed.authorities)
+        for pem in listed.authorities:
+            fingerprint(pem)
+        return ring
+    except ValueError as error:
+        raise Untrusted(f"the list of keys can't be used: {error}") from None
+
+
+def _signed(roots: Roots, each: SignedKeys) -> bool:
+    return any(_good(root, each.signed, one.signature) for root in roots for one in each.signatures)
 
 
 def seconds(text: str) -> float:
@@ -34,9 +111,9 @@ def seconds(text: str) -> float:
         raise ContractError(f"{text!r} is not a time") from None
 
 
-def read_checkpoint(root: bytes, checkpoint: Checkpoint, nonce: str, generation: int) -> tuple[Moment, float, int]:
+def read_checkpoint(roots: Roots, checkpoint: Checkpoint, nonce: str, generation: int) -> tuple[Moment, float, int]:
     """The moment, its Unix seconds, and the delegation's generation. The delegation must hold at that very moment. Raises Untrusted."""
-    mandate = _mandate(root, checkpoint.delegation, checkpoint.key)
+    mandate = _mandate(roots, checkpoint.delegation, checkpoint.key)
     _check(checkpoint.signed, checkpoint.signature, mandate)
     moment = _decoded(Moment, checkpoint.signed)
     if moment.nonce != nonce:
@@ -46,9 +123,9 @@ def read_checkpoint(root: bytes, checkpoint: Checkpoint, nonce: str, generation:
     return moment, at, mandate.generation
 
 
-def read_order(root: bytes, command: Command, device: str, now: float, generation: int) -> tuple[Order, int]:
+def read_order(roots: Roots, command: Command, device: str, now: float, generation: int) -> tuple[Order, int]:
     """The order, and its delegation's generation. `now`: trusted Unix seconds. Raises Untrusted."""
-    mandate = _mandate(root, command.delegation, command.key)
+    mandate = _mandate(roots, command.delegation, command.key)
     _in_force(mandate, now, generation)
     _check(command.signed, command.signature, mandate)
     order = _decoded(Order, command.signed)
@@ -66,8 +143,9 @@ def _in_force(mandate: Mandate, now: float, generation: int) -> None:
 
 
 @lru_cache(maxsize=8)
-def _mandate(root: bytes, delegation: Delegation, key: str) -> Mandate:
-    _verify(root, delegation.signed, delegation.signature, "delegation")
+def _mandate(roots: Roots, delegation: Delegation, key: str) -> Mandate:
+    if not any(_good(root, delegation.signed, delegation.signature) for root in roots):
+        raise Untrusted("the delegation is not good")
     mandate = _decoded(Mandate, delegation.signed)
     if hashlib.sha256(_raw(mandate.public_key)).hexdigest()[:16] != key:
         raise Untrusted("the delegation is for another key")
@@ -75,14 +153,16 @@ def _mandate(root: bytes, delegation: Delegation, key: str) -> Mandate:
 
 
 def _check(signed: str, signature: str, mandate: Mandate) -> None:
-    _verify(_raw(mandate.public_key), signed, signature, "signature")
+    if not _good(_raw(mandate.public_key), signed, signature):
+        raise Untrusted("the signature is not good")
 
 
-def _verify(key: bytes, signed: str, signature: str, what: str) -> None:
+def _good(key: bytes, signed: str, signature: str) -> bool:
     try:
         VerifyKey(key).verify(signed.encode(), _raw(signature))
+        return True
     except (BadSignatureError, ValueError):
-        raise Untrusted(f"the {what} is not good") from None
+        return False
 
 
 def _raw(text: str) -> bytes:

@@ -196,6 +196,11 @@ class Client:
         """The history of one resource, oldest first."""
         return [_event(item) for item in self._json("GET", f"{_path(collection, name)}/changes")["items"]]
 
+    def integrations(self) -> list[Json]:
+        """The programs that have a certificate: `name`, `write`, `created_at`."""
+        items: list[Json] = self._json("GET", "/api/v1/integrations")["items"]
+        return items
+
     # --- changes --------------------------------------------------------------------------------------------------------------
 
     def events(self, *, after: int | None = None, kinds: Sequence[str] = (), ids: Sequence[str] = ()) -> tuple[list[Event], int]:

@@ -12,6 +12,7 @@ from fleetward.client import Client, NotFound
 from fleetward.layout import DataDir
 from fleetward.services import Table
 from fleetward.settings import bracketed
+from fleetward.trust import certificates
 
 
 def enrolled_as(data: DataDir) -> str | None:
@@ -41,7 +42,8 @@ def standing(data: DataDir, client: Client, broker: str) -> Standing:
         return Standing.STRANGER
     known = _identity(data).get("broker")
     found = f"{bracketed(str(known.get('host')))}:{known.get('port')}" if isinstance(known, dict) else ""
-    trusting = _text(data.agent / "ca.crt") == _text(data.secrets / "ca.crt")
+    issuing = _certificates(data.secrets / "ca.crt")[:1]
+    trusting = set(issuing) <= set(_certificates(data.agent / "ca.crt"))
     return Standing.MEMBER if found == broker and trusting else Standing.OUTDATED
 
 
@@ -64,11 +66,11 @@ def enroll_command(table: Table) -> tuple[str, ...]:
     return (*table.programs("edge_agent"), "enroll", *table.joining(table.data.agent))
 
 
-def _text(path: Path) -> str | None:
+def _certificates(path: Path) -> list[str]:
     try:
-        return path.read_text()
+        return certificates(path)
     except FileNotFoundError:
-        return None
+        return []
 
 
 def _identity(data: DataDir) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone; `certificate`: the
-secrets of a replica; `dump` and `load`: the database for `fleetward backup` and `restore`.
+secrets of a replica; `authority`: rotation of the CA and the command root; `dump` and `load`: the database for `fleetward backup` and
+`restore`.
 
 Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
 service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
@@ -13,14 +14,16 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from broker import logs
-from inventory import backup, service
-from inventory.authority import Authority, AuthorityError
+from inventory import backup, rotation, service, trusting
+from inventory.authority import Authority
 from inventory.backup import BackupError
 from inventory.bootstrap import Wanted, bootstrap
-from inventory.db import migrate
+from inventory.db import Database, migrate
 from inventory.errors import Unavailable
+from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
 
 ENVIRONMENT_WRONG = 2
@@ -44,6 +47,11 @@ def _arguments() -> argparse.Namespace:
     )
     named.add_argument("name", help="svc-inventory, svc-managers or svc-web, with .2 to .8 for further replicas")
     named.add_argument("--out", metavar="DIR", type=Path, help="the secrets directory to make; without it, into the installation's own")
+    keys = commands.add_parser("authority", help="CA and command root: how they stand, and their rotation")
+    keys.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
+    keys.add_argument("do", choices=("show", "rotate", "advance"))
+    keys.add_argument("--only", choices=rotation.PARTS, action="append", help="of what to rotate; both without it")
+    keys.add_argument("--force", action="store_true", help="leave behind who has not followed")
     _database_file(commands.add_parser("dump", help="the database into a file"), "--to")
     load = _database_file(commands.add_parser("load", help="a dump in the place of what the database holds"), "--from")
     load.add_argument("--schema", metavar="NAMES", required=True, help="the migrations of the dump's schema, with commas")
@@ -71,6 +79,8 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
         case "certificate":
             for path in Authority(settings.secrets).equip(options.name, options.out):
                 print(path)
+        case "authority":
+            print(json.dumps(await _authority(settings, options)))
         case "dump":
             print(json.dumps(backup.as_json(await backup.dump(settings.database, options.programs, options.file))))
         case "load":
@@ -78,6 +88,24 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
             Authority(settings.secrets).delegate_anew()
         case _:
             await service.run(settings)
+
+
+async def _authority(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
+    """How it stands after what was asked for. Raises AuthorityError, Unavailable."""
+    authority = Authority(settings.secrets)
+    db = await Database.open(settings.database, application="fleetward-authority", pool_size=1)
+    try:
+        now = datetime.now(UTC)
+        if options.do == "rotate":
+            rotation.begin(authority, tuple(options.only or rotation.PARTS))
+        elif options.do == "advance":
+            left = "" if options.force else (await trusting.followers(db, authority, now)).left_behind(authority.keychain.phase)
+            if left:
+                raise AuthorityError(f"{left}: wait for them, or leave them behind with --force")
+            rotation.advance(authority)
+        return trusting.described(authority.keychain, await trusting.followers(db, authority, now))
+    finally:
+        await db.close()
 
 
 def main() -> int:

@@ -4,26 +4,24 @@
 directory and renews what nears its end. `CommandSigner` needs the delegated command key alone, so that the managers can sign commands
 without being able to enroll anybody. Each file appears whole (written aside, synced, renamed) with mode 0600; a key is written before
 its certificate, and a certificate that does not fit its key is made again, so that a kill at any point is put right by the next run.
-A key that is gone while something made with it is still there is never replaced: that is a backup's task, and says so.
+A key that is gone while something made with it is still there is never replaced: that is a backup's task, and says so. All of it can be
+exchanged under running services (`inventory.rotation`): what is kept in memory is read anew when its files change.
 
 Called by `inventory bootstrap`, by enrollment in the web process, and by the services. Source: design.md section 4, contract.md section 2.
 """
 
 import base64
-import binascii
-import fcntl
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -32,9 +30,11 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from broker.acl import REPLICAS
-from broker.messages import ContractError, Delegation, Mandate, Moment, decode_text, encode_text, now_text
-from inventory import certificates
+from broker.messages import ContractError, Delegation, KeyList, Mandate, Moment, decode_text, encode_text, now_text
+from inventory import arranging, certificates, keychain
 from inventory.certificates import BACK_DATED, Issued, Issuer
+from inventory.keychain import Keychain, key_id
+from inventory.secret_files import AuthorityError, Fresh, alone, read_raw_key, write_secret
 
 DEVICE_LIFETIME = timedelta(days=30)
 SERVICE_LIFETIME = timedelta(days=365)
@@ -46,9 +46,9 @@ SERVERS = ("broker", "web")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 NEEDS = {
-    "svc-inventory": ("ca.crt", "channel-master.key", "command.key", "delegation.json"),
+    "svc-inventory": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "command.key", "delegation.json"),
     "svc-managers": ("ca.crt", "command.key", "delegation.json"),
-    "svc-web": ("ca.crt", "ca.key", "channel-master.key", "command-root.key", "session.key", "web.crt", "web.key"),
+    "svc-web": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "session.key", "web.crt", "web.key"),
 }
 """What of the secrets each role reads, beside its own certificate."""
 
@@ -62,10 +62,6 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-class AuthorityError(Exception):
-    """The secrets directory can't be used; the text says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Signed:
     """A text's signature (base64, Ed25519), the id of the key that made it, and why that key may."""
@@ -75,22 +71,40 @@ class Signed:
     delegation: Delegation
 
 
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """The command key, and why it may."""
+
+    key: SigningKey
+    delegation: Delegation
+    generation: int
+
+    @classmethod
+    def read(cls, secrets_dir: Path) -> "Delegated":
+        key = SigningKey(read_raw_key(secrets_dir / "command.key"))
+        delegation, mandate = _read_delegation(secrets_dir / "delegation.json")
+        if mandate.public_key != _b64(bytes(key.verify_key)):
+            raise AuthorityError(f"{secrets_dir}: command.key and delegation.json don't belong together: run `fleetward migrate`")
+        return cls(key, delegation, mandate.generation)
+
+
 class CommandSigner:
-    """Signs commands and checkpoints with the delegated command key. Reads `command.key` and `delegation.json` once."""
+    """Signs commands and checkpoints with the delegated command key. Follows when `command.key` and `delegation.json` are replaced."""
 
     def __init__(self, secrets_dir: Path) -> None:
-        self._key = SigningKey(_read_raw_key(secrets_dir / "command.key"))
-        self.delegation, mandate = _read_delegation(secrets_dir / "delegation.json")
-        self.generation = mandate.generation
+        """Raises AuthorityError, OSError."""
+        self._held = Fresh(lambda: Delegated.read(secrets_dir), secrets_dir / "command.key", secrets_dir / "delegation.json")
+        self._held.get()
+
+    @property
+    def generation(self) -> int:
         """Of the delegation; a checkpoint tells it, and so voids older ones."""
-        public = bytes(self._key.verify_key)
-        if mandate.public_key != _b64(public):
-            raise AuthorityError(f"{secrets_dir}: command.key and delegation.json don't belong together: run `fleetward migrate`")
-        self.key = key_id(public)
+        return self._held.get().generation
 
     def sign(self, text: str) -> Signed:
         """Over the exact UTF-8 bytes of `text`."""
-        return Signed(_b64(self._key.sign(text.encode()).signature), self.key, self.delegation)
+        held = self._held.get()
+        return Signed(_b64(held.key.sign(text.encode()).signature), key_id(bytes(held.key.verify_key)), held.delegation)
 
     def checkpoint(self, nonce: str, now: datetime, fence: int) -> tuple[str, Signed]:
         """The text of a checkpoint, and its signature. `fence`: the highest number given to the device."""
@@ -104,20 +118,39 @@ class Authority:
     def __init__(self, secrets_dir: Path, clock: Clock = utcnow) -> None:
         self.directory = Path(secrets_dir)
         self._clock = clock
+        self._issuers = Fresh(self._read_issuer, self._path("ca.crt"), self._path("ca.key"))
+        self._keychains = Fresh(self._read_keychain, self._path("keys.json"))
 
-    @cached_property
+    @property
     def ca_pem(self) -> str:
+        """All CAs that are trusted, the one that issues first."""
         return self._path("ca.crt").read_text()
 
-    @cached_property
+    @property
     def ca_fingerprint(self) -> str:
-        """Hex SHA-256 of the CA's certificate (DER), what `enroll --ca-fingerprint` compares with."""
-        return self._issuer.certificate.fingerprint(hashes.SHA256()).hex()
+        """Hex SHA-256 of the issuing CA's certificate (DER), what `enroll --ca-fingerprint` compares with."""
+        return self.issuer.certificate.fingerprint(hashes.SHA256()).hex()
 
-    @cached_property
+    @property
+    def issuer(self) -> Issuer:
+        """The CA that issues. Raises AuthorityError, OSError."""
+        return self._issuers.get()
+
+    @property
+    def keychain(self) -> Keychain:
+        """Whom devices are to trust. Raises AuthorityError, OSError."""
+        return self._keychains.get()
+
+    @property
     def command_root_b64(self) -> str:
-        """The command root's public key: 32 bytes in base64, given to each device once, at enrollment."""
-        return _b64(bytes(SigningKey(_read_raw_key(self._path("command-root.key"))).verify_key))
+        """The public key of the command root that delegates: 32 bytes in base64."""
+        return self.keychain.latest.command_roots[0]
+
+    def introduction(self) -> Mapping[str, Any]:
+        """Whom a device that enrolls is told to trust: these members of the answer."""
+        latest = self.keychain.latest
+        roots = list(latest.command_roots)
+        return {"ca": "".join(latest.authorities), "command_root": roots[0], "command_roots": roots, "keys": latest.generation}
 
     def channel_key(self, host: str, incarnation: int) -> bytes:
         """32 bytes that only this device and Inventory know; another incarnation (a later enrollment) has another."""
@@ -135,18 +168,43 @@ class Authority:
         """Make what is missing, renew what nears its end or has another name now. Idempotent, one at a time. Raises AuthorityError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
-        with _alone(self._path(".lock")):
+        with alone(self.directory):
             self._clear_partials()
-            self._ensure_ca()
-            self._ensure_raw("channel-master.key")
-            self._ensure_raw("session.key")
-            self._ensure_command_keys()
-            for name in service_certificates():
-                if name in SERVICES or self._path(f"{name}.key").exists():
-                    self._ensure_leaf(name, self._service_certificate(name), frozenset())
-            names = _server_names(advertised)
-            for name in SERVERS:
-                self._ensure_leaf(name, self._server_certificate(names), frozenset(names))
+            self.ensure(dict.fromkeys(SERVERS, _server_names(advertised)))
+
+    def renew(self) -> None:
+        """What nears its end, or is not by the CA that issues now, under running services; servers keep their names. Does nothing where
+        the CA's key is not. Raises AuthorityError, OSError."""
+        if not self._path("command-root.key").exists() or not self._path("ca.key").exists():
+            return  # the secrets of a replica: they are renewed where the installation's are
+        with alone(self.directory):
+            self.ensure({name: self.names_of(name) for name in SERVERS})
+
+    def ensure(self, names: Mapping[str, list[str]]) -> None:
+        """The lock is held: make what is missing. `names`: those of each server."""
+        if self._path("keys.json").exists():
+            arranging.settle(self.directory)
+        self._ensure_ca()
+        self._ensure_raw("channel-master.key")
+        self._ensure_raw("session.key")
+        self._ensure_command_keys()
+        for name in service_certificates():
+            if name in SERVICES or self._path(f"{name}.key").exists():
+                self._ensure_leaf(name, self._service_certificate(name), frozenset())
+        for name, reached_by in names.items():
+            self._ensure_leaf(name, self._server_certificate(reached_by), frozenset(reached_by))
+
+    def names_of(self, server: str) -> list[str]:
+        """Those that its certificate has, the local ones included."""
+        try:
+            held = certificates.alternative_names(x509.load_pem_x509_certificate(self._path(f"{server}.crt").read_bytes()))
+        except (FileNotFoundError, ValueError):
+            held = frozenset()  # made anew with the local ones; the next start knows the others
+        return _server_names(sorted(held))
+
+    def now(self) -> datetime:
+        """What time it is, by the clock that certificates are dated with."""
+        return self._clock()
 
     def equip(self, name: str, out: Path | None = None) -> list[Path]:
         """The certificate of a service or of one of its replicas (`svc-inventory.2`), renewed when it nears its end; with `out`, that
@@ -155,7 +213,7 @@ class Authority:
         if name not in service_certificates():
             names = f"{', '.join(SERVICES)}, each with .2 to .{REPLICAS} for further replicas"
             raise AuthorityError(f"{name!r} is no service of this installation: there are {names}")
-        with _alone(self._path(".lock")):
+        with alone(self.directory):
             self._ensure_leaf(name, self._service_certificate(name), frozenset())
         found = [self._path(file) for file in (f"{name}.crt", f"{name}.key", *NEEDS[role])]
         if out is None or out.resolve() == self.directory.resolve():
@@ -167,33 +225,49 @@ class Authority:
 
     def delegate_anew(self) -> None:
         """After a restore: a delegation above any that devices may have seen since the backup, which voids what was signed before."""
-        with _alone(self._path(".lock")):
-            root = SigningKey(_read_raw_key(self._path("command-root.key")))
-            public = bytes(SigningKey(_read_raw_key(self._path("command.key"))).verify_key)
+        with alone(self.directory):
+            root = SigningKey(read_raw_key(self._path("command-root.key")))
+            public = bytes(SigningKey(read_raw_key(self._path("command.key"))).verify_key)
             _, mandate = _read_delegation(self._path("delegation.json"))
             write_secret(self._path("delegation.json"), self._delegation(root, public, mandate.generation + RESTORED))
+            if self._path("keys.json").exists():
+                renumbered = self._read_keychain().renumbered(arranging.command_roots(self.directory))
+                write_secret(self._path("keys.json"), renumbered.encoded())
 
     # --- parts ----------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _channel_master(self) -> bytes:
-        return _read_raw_key(self._path("channel-master.key"))
+        return read_raw_key(self._path("channel-master.key"))
 
-    @cached_property
-    def _issuer(self) -> Issuer:
-        return Issuer(x509.load_pem_x509_certificate(self._path("ca.crt").read_bytes()), self._read_key("ca.key"))
+    def _read_issuer(self) -> Issuer:
+        try:
+            certificate = x509.load_pem_x509_certificate(self._path("ca.crt").read_bytes())
+        except ValueError as error:
+            raise AuthorityError(f"{self._path('ca.crt')} is damaged ({error}): restore it from a backup") from None
+        issuer = Issuer(certificate, self._read_key("ca.key"))
+        if issuer.certificate.public_key() != issuer.key.public_key():
+            raise AuthorityError(f"{self.directory}: ca.crt was not made with ca.key: restore both from the same backup")
+        return issuer
+
+    def _read_keychain(self) -> Keychain:
+        path = self._path("keys.json")
+        try:
+            return keychain.decoded(path.read_bytes(), path)
+        except FileNotFoundError:
+            raise AuthorityError(f"{path} is missing: run `fleetward migrate`, or copy it from the installation's secrets") from None
 
     def _path(self, name: str) -> Path:
         return self.directory / name
 
     def _issue_client(self, csr_pem: str, name: str, unit: str, lifetime: timedelta) -> Issued:
-        return certificates.client(self._issuer, certificates.requested_key(csr_pem), name, unit, self._clock(), lifetime)
+        return certificates.client(self.issuer, certificates.requested_key(csr_pem), name, unit, self._clock(), lifetime)
 
     def _service_certificate(self, name: str) -> Callable[[certificates.Key], Issued]:
-        return lambda key: certificates.client(self._issuer, key.public_key(), name, "service", self._clock(), SERVICE_LIFETIME)
+        return lambda key: certificates.client(self.issuer, key.public_key(), name, "service", self._clock(), SERVICE_LIFETIME)
 
     def _server_certificate(self, names: list[str]) -> Callable[[certificates.Key], Issued]:
-        return lambda key: certificates.server(self._issuer, key.public_key(), names, self._clock(), SERVICE_LIFETIME)
+        return lambda key: certificates.server(self.issuer, key.public_key(), names, self._clock(), SERVICE_LIFETIME)
 
     def _read_key(self, name: str) -> certificates.Key:
         try:
@@ -213,8 +287,7 @@ class Authority:
             name = f"{certificates.ORGANIZATION} CA {secrets.token_hex(4)}"
             made = certificates.self_signed(self._read_key("ca.key"), name, self._clock())
             write_secret(self._path("ca.crt"), certificates.certificate_pem(made).encode())
-        if self._issuer.certificate.public_key() != self._issuer.key.public_key():
-            raise AuthorityError(f"{self.directory}: ca.crt was not made with ca.key: restore both from the same backup")
+        self._read_issuer()
 
     def _ensure_raw(self, name: str) -> None:
         if not self._path(name).exists():
@@ -225,20 +298,39 @@ class Authority:
             self._refuse_orphans("command-root.key", "delegation.json")
         self._ensure_raw("command-root.key")
         self._ensure_raw("command.key")
-        root = SigningKey(_read_raw_key(self._path("command-root.key")))
-        public = bytes(SigningKey(_read_raw_key(self._path("command.key"))).verify_key)
+        root = SigningKey(read_raw_key(self._path("command-root.key")))
+        if not self._path("keys.json").exists():
+            write_secret(self._path("keys.json"), self._first_keys(root).encoded())
+        public = bytes(SigningKey(read_raw_key(self._path("command.key"))).verify_key)
         generation = self._delegated_generation(root.verify_key, public)
         if generation is not None:
             write_secret(self._path("delegation.json"), self._delegation(root, public, generation))
+
+    def _first_keys(self, root: SigningKey) -> Keychain:
+        first = KeyList(
+            generation=1,
+            issued_at=now_text(self._clock()),
+            authorities=(self.ca_pem,),
+            command_roots=(_b64(bytes(root.verify_key)),),
+        )
+        return Keychain((keychain.signed(first, [root]),))
 
     def _delegated_generation(self, root: VerifyKey, public: bytes) -> int | None:
         """The generation of the delegation to make; None where the one there is will do."""
         if not self._path("delegation.json").exists():
             return 1
         delegation, mandate = _read_delegation(self._path("delegation.json"))
-        _verify_delegation(root, delegation)
+        if not _delegated_by(root, delegation):
+            self._refuse_stranger(delegation)
+            return mandate.generation + 1
         lasts = datetime.fromisoformat(mandate.not_after) - self._clock() > RENEW_BEFORE
         return None if lasts and mandate.public_key == _b64(public) else mandate.generation + 1
+
+    def _refuse_stranger(self, delegation: Delegation) -> None:
+        """Only a root that has stood in a list may have delegated."""
+        roots = {root for each in self._read_keychain().lists for root in decode_text(KeyList, each.signed).command_roots}
+        if not any(_delegated_by(VerifyKey(base64.b64decode(root)), delegation) for root in roots):
+            raise AuthorityError("delegation.json was not made with command-root.key: restore both from the same backup")
 
     def _delegation(self, root: SigningKey, public: bytes, generation: int) -> bytes:
         now = self._clock()
@@ -259,7 +351,7 @@ class Authority:
         key = self._read_key(f"{name}.key")
         if not self._still_good(certificate_path, key, names):
             # Servers show the CA as well: a device that was told its fingerprint takes it from there.
-            chain = self._path("ca.crt").read_text() if names else ""
+            chain = certificates.certificate_pem(self.issuer.certificate) if names else ""
             write_secret(certificate_path, (issue(key).pem + chain).encode())
 
     def _still_good(self, path: Path, key: certificates.Key, names: frozenset[str]) -> bool:
@@ -267,7 +359,7 @@ class Authority:
             return False
         try:
             certificate = x509.load_pem_x509_certificate(path.read_bytes())
-            certificate.verify_directly_issued_by(self._issuer.certificate)
+            certificate.verify_directly_issued_by(self.issuer.certificate)
         except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion):
             return False
         lasts = certificate.not_valid_after_utc - self._clock() > RENEW_BEFORE
@@ -284,42 +376,6 @@ def service_certificates() -> tuple[str, ...]:
     return tuple(f"{name}.{number}" if number > 1 else name for name in SERVICES for number in range(1, REPLICAS + 1))
 
 
-def key_id(public: bytes) -> str:
-    """What a command key is called on the wire: the first 16 hex digits of the SHA-256 of its raw public key."""
-    return hashlib.sha256(public).hexdigest()[:16]
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """The file appears whole, or not at all, with mode 0600, and is on disk when this returns."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _server_names(advertised: Iterable[str]) -> list[str]:
     """What the broker and the web server are reached by, without repetition: local names, this machine's, the advertised ones."""
     machine = socket.gethostname()
@@ -332,16 +388,6 @@ def _server_names(advertised: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
-def _read_raw_key(path: Path) -> bytes:
-    try:
-        raw = base64.b64decode(path.read_text().strip(), validate=True)
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        raw = b""
-    if len(raw) != 32:
-        raise AuthorityError(f"{path} is damaged: restore it from a backup")
-    return raw
-
-
 def _read_delegation(path: Path) -> tuple[Delegation, Mandate]:
     try:
         delegation = decode_text(Delegation, path.read_text())
@@ -350,11 +396,12 @@ def _read_delegation(path: Path) -> tuple[Delegation, Mandate]:
         raise AuthorityError(f"{path} is damaged ({error}): restore it from a backup") from None
 
 
-def _verify_delegation(root: VerifyKey, delegation: Delegation) -> None:
+def _delegated_by(root: VerifyKey, delegation: Delegation) -> bool:
     try:
         root.verify(delegation.signed.encode(), base64.b64decode(delegation.signature))
+        return True
     except (BadSignatureError, ValueError):
-        raise AuthorityError("delegation.json was not made with command-root.key: restore both from the same backup") from None
+        return False
 
 
 def _b64(raw: bytes) -> str:

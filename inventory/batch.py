@@ -40,6 +40,8 @@ class Batch:
     reports: Reports = field(default_factory=Reports)
     acks: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     nonces: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
+    """Which list of keys devices say that they trust."""
     poison: list[Inbound] = field(default_factory=list)
     alive: dict[str, float] = field(default_factory=dict)
     advanced: set[str] = field(default_factory=set)
@@ -108,6 +110,8 @@ def _passing(batch: Batch, stream: Stream, m: Inbound) -> None:
             if message.online and stream.session == message.session:
                 batch.reports.set_presence(m.device, presence="online", boot_id=message.boot_id, agent_version=message.agent_version)
                 batch.nonces[m.device] = message.nonce
+                if message.keys is not None:
+                    batch.keys[m.device] = message.keys
         case Heartbeat() as message:
             heard = hear_heartbeat(stream, message, batch.at)
             if stream.session == message.session:

@@ -13,8 +13,9 @@ from datetime import datetime
 from pathlib import Path
 
 from inventory import accounts
-from inventory.authority import Authority, write_secret
+from inventory.authority import Authority
 from inventory.db import Database, migrate
+from inventory.secret_files import write_secret
 
 LOCK = 0x666C7764_0012
 """Advisory lock (`inventory.db` says how they are numbered)."""

@@ -7,6 +7,7 @@ clocks lie (design.md section 4). No file is touched here: that is `inventory.au
 Source: RFC 5280 (profile), RFC 2986 (PKCS #10).
 """
 
+import base64
 import hashlib
 import ipaddress
 import re
@@ -131,6 +132,27 @@ def requested_key(csr_pem: str, pointer: str = "/csr") -> ec.EllipticCurvePublic
         detail = f"must be a PKCS #10 certificate request in PEM: {error}"
         raise Invalid(f"csr: {detail}", errors=(Problem(pointer, detail),)) from None
     return key
+
+
+def issued_by(issuer: Issuer, pem: str) -> bool:
+    """Whether a certificate is by this CA."""
+    try:
+        x509.load_pem_x509_certificate(pem.encode()).verify_directly_issued_by(issuer.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def proves(pem: str, signature: str, signed: str) -> bool:
+    """Whether the key of a certificate made this signature (ECDSA with SHA-256, DER, base64)."""
+    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(base64.b64decode(signature, validate=True), signed.encode(), ec.ECDSA(hashes.SHA256()))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def _leaf(

@@ -93,8 +93,7 @@ async def redeem(
         "device": device,
         "prefix": (topics or Topics()).device_prefix(device),
         "certificate": identity["certificate"],
-        "ca": authority.ca_pem,
-        "command_root": authority.command_root_b64,
+        **authority.introduction(),
         "channel_key": authority.channel_key(device, identity["incarnation"]).hex(),
         "broker": {"host": broker[0], "port": broker[1]},
     }

@@ -13,14 +13,27 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import asyncpg
 
-from broker.messages import Ack, Checkpoint, ContractError, Heartbeat, Log, Message, Metrics, Presence, Resync, encode, now_text
+from broker.messages import (
+    AUTHENTICATED,
+    CertificateRequest,
+    Checkpoint,
+    ContractError,
+    Heartbeat,
+    Log,
+    Message,
+    Metrics,
+    Presence,
+    Resync,
+    encode,
+    now_text,
+)
 from broker.topics import DeviceTopic, Topics
-from inventory import bulk, reports
+from inventory import bulk, reports, trusting
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.batch import Batch, Counts, decide
 from inventory.bulk import BulkWriter
@@ -29,7 +42,11 @@ from inventory.errors import Unavailable
 from inventory.inbound import Inbound, Opener
 from inventory.memory import ASK_AGAIN_S, RESYNCS_A_SECOND, Known, Recently, Resyncs
 from inventory.metrics import ENDED, INGEST_SECONDS, INGESTED, METER, RETRIES
+from inventory.renewal import GRACE, Renewals
+from inventory.secret_files import AuthorityError
+from inventory.store import Store
 from inventory.streams import Stream, answer
+from inventory.trusting import Trusting
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +72,9 @@ WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """For the database, in seconds; the last one repeats."""
 
 DEADLOCK_TRIES = 5
+
+CERTIFIED_A_SECOND = 50
+"""Certificates made a second: each takes half a millisecond, and a transaction."""
 
 CLONED = "Two machines take turns under this identity, as after cloning a disk: delete the agent's state on one of them and enroll it anew."
 
@@ -84,6 +104,7 @@ class Ingest:
         send: Send,
         *,
         interrupted: Callable[[], None] = lambda: None,
+        grace: timedelta = GRACE,
         clock: Callable[[], datetime] = utcnow,
         mono: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,6 +116,9 @@ class Ingest:
         self._touched = Recently(TOUCH_S)
         self._told = Recently(TELL_AGAIN_S)
         self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        self._requests: dict[str, CertificateRequest] = {}
+        self._renewals = Renewals(Store(db, clock), authority, grace, mono=mono)
+        self._trusting = Trusting(db, authority)
         self._turn = asyncio.Lock()
         self.counts = Counts()
         self.refused = self._opener.refused
@@ -125,7 +149,7 @@ class Ingest:
 
     async def flush(self) -> None:
         """Write the heartbeats that came since the last time, in one statement; tell people of forgeries; ask devices for sections that are
-        missing."""
+        missing; answer requests for certificates; tell of new keys."""
         async with self._turn:
             beats, self._beats = self._beats, {}
             if beats:
@@ -138,6 +162,27 @@ class Ingest:
             await self._say(host, Resync(sections=sections, reason="the stored sections differ from the manifest"))
         for host in await self._patiently(self._doubted):
             await self._say(host, Resync(sections=(), items=True, reason="the server was restored from a backup"))
+        await self._certify()
+        await self._teach()
+
+    async def _certify(self) -> None:
+        """Of a device that asks twice the last request counts; who has to wait for the next second asks again in any case."""
+        for host in list(self._requests)[:CERTIFIED_A_SECOND]:
+            request = self._requests.pop(host)
+            try:
+                found = await self._patiently(lambda host=host, request=request: self._renewals.answer(host, request))  # type: ignore[misc]
+            except (AuthorityError, OSError) as error:
+                log.error("a certificate can't be made", extra={"device": host, "error": str(error)})
+                continue
+            if found is not None:
+                await self._say(host, found)
+
+    async def _teach(self) -> None:
+        found = await self._patiently(lambda: self._trusting.untaught(self._mono()))
+        if found is not None:
+            hosts, keys = found
+            for host in hosts:
+                await self._say(host, keys)
 
     async def _doubted(self) -> list[str]:
         """Connected devices whose word since a backup is lost, few at a time: what they answer shows them that we lack it."""
@@ -163,6 +208,9 @@ class Ingest:
             case Metrics():
                 self.counts.ignored += 1
                 METER.count(INGESTED, "ignored")
+                return True
+            case CertificateRequest() as request:
+                self._requests[m.device] = request
                 return True
             case Presence():
                 self._beats.pop(m.device, None)
@@ -224,6 +272,8 @@ class Ingest:
             await execute(SQL["advance_streams"], [s.host for s in moved], [s.epoch for s in moved], [s.seq for s in moved])
         if batch.sessions:
             await execute(SQL["store_sessions"], *_session_columns([batch.streams[host] for host in sorted(batch.sessions)]))
+        if batch.keys:
+            await trusting.note(w.tx.raw, batch.keys)
         now = self._mono()
         alive = sorted(host for host in batch.alive if host in batch.sessions or self._touched.is_due(host, now))
         if alive:
@@ -293,13 +343,16 @@ class Ingest:
             self._resyncs.note(host, batch.reports.manifests[host], self._known.get(host), now)
         for (host, epoch), verdict in batch.acks.items():
             await self._say(host, answer(batch.streams[host], epoch, verdict))
+        for host, keys in batch.keys.items():
+            if (news := self._trusting.news(keys, now)) is not None:
+                await self._say(host, news)  # before the checkpoint, which the new keys may have signed
         for host, nonce in batch.nonces.items():
             text, signed = self._signer.checkpoint(nonce, self._clock(), batch.streams[host].fence)
             await self._say(host, Checkpoint(signed=text, signature=signed.signature, key=signed.key, delegation=signed.delegation))
 
     async def _say(self, host: str, message: Message) -> None:
         topic = self._topics.build(DeviceTopic(host, message.suffix))
-        authenticated = isinstance(message, Ack | Resync)
+        authenticated = message.suffix in AUTHENTICATED
         key = self._opener.key(host) if authenticated else None
         if authenticated and key is None:
             return  # revoked since: nothing is said to it any more

@@ -1,8 +1,9 @@
 """Integrations: other programs with a certificate of their own, which read events and, where allowed, publish intents.
 
 They are no resources: they make no changes and are never published. A name that is taken with another key is refused; the same name and
-key get the certificate that was issued, so that a lost answer burns nothing. The list of names is kept in a file beside the secrets for
-Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web (`POST /api/v1/integrations`) and by intents.
+key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears its end or the CA has changed.
+The list of names is kept in a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by
+web (`POST /api/v1/integrations`) and by intents.
 
 Source: contract.md sections 2 and 3.
 """
@@ -19,10 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inventory import certificates
-from inventory.authority import Authority, write_secret
+from inventory.authority import SERVICE_LIFETIME, Authority
+from inventory.certificates import Issuer
 from inventory.db import SQL, Connection, Database
 from inventory.errors import Conflict, Invalid, Problem
 from inventory.ids import new_id
+from inventory.secret_files import write_secret
 
 RESERVED = ("svc-", "host-")
 """What names of services and devices begin with: an integration of such a name would be taken for one."""
@@ -71,15 +74,25 @@ async def create(db: Database, authority: Authority, request: Any, *, broker: tu
             row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
         assert row is not None, "it was there a statement ago, and nothing deletes them"
         _refuse_other(dict(row), key, asked)
+        certificate = row["certificate"]
+        if _is_due(authority, certificate, now):
+            certificate = issued.pem
+            await tx.raw.execute("UPDATE integrations SET certificate = $2 WHERE name = $1", asked.name, certificate)
         names = await tx.raw.fetch("SELECT name FROM integrations ORDER BY name")
     write_list(authority.directory, [row["name"] for row in names])
     return {
         "name": asked.name,
         "write": asked.write,
-        "certificate": row["certificate"],
+        "certificate": certificate,
         "ca": authority.ca_pem,
         "broker": {"host": broker[0], "port": broker[1]},
     }
+
+
+def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:
+    """Whether another one is to be made for the key: it has less than a third of its life left, or is not by the CA that issues now."""
+    ends = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+    return ends - now < SERVICE_LIFETIME / 3 or not certificates.issued_by(authority.issuer, certificate)
 
 
 def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked: Request) -> None:
@@ -97,6 +110,12 @@ async def list_all(db: Database) -> list[Mapping[str, Any]]:
     async with db.acquire() as connection:
         rows = await connection.fetch("SELECT name, write, created_at FROM integrations ORDER BY name")
     return [dict(row) for row in rows]
+
+
+async def by_another_ca(connection: Connection, issuer: Issuer) -> tuple[str, ...]:
+    """Names of those whose certificate is not by this CA."""
+    rows = await connection.fetch("SELECT name, certificate FROM integrations ORDER BY name")
+    return tuple(row["name"] for row in rows if not certificates.issued_by(issuer, row["certificate"]))
 
 
 def write_list(secrets_dir: Path, names: list[str]) -> None:

@@ -15,6 +15,7 @@ __models__ = [
     tables.DeviceLiveness,
     tables.DeviceStream,
     tables.DeviceIdentity,
+    tables.DeviceTrust,
     tables.Poison,
     tables.DeviceLog,
     tables.IngestLease,

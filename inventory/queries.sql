@@ -282,6 +282,60 @@ SET incarnation = incarnation + 1, certificate = $2, certificate_serial = $3, ex
 WHERE host = $1
 RETURNING host, incarnation, certificate;
 
+------------------------------------------------------------------------------------------------------------ renewal
+
+-- name: lock_identity
+-- What decides about a renewal. $1 host
+SELECT i.host, i.fingerprint, i.incarnation, i.certificate, i.certificate_serial, i.expires_at, i.revoked_at, h.desired_state, h.current_state,
+       t.replaces, coalesce(t.former, '[]') AS former
+FROM device_identity i JOIN host h ON h.id = i.host LEFT JOIN device_trust t ON t.host = i.host
+WHERE i.host = $1 FOR UPDATE OF i;
+
+-- name: exchange_certificate
+-- $1 host, $2 fingerprint, $3 certificate (PEM), $4 its serial, $5 its end
+UPDATE device_identity SET fingerprint = $2, certificate = $3, certificate_serial = $4, expires_at = $5 WHERE host = $1;
+
+-- name: note_exchange
+-- $1 host, $2 serial of the certificate that is replaced, $3 fingerprints of the keys before (JSON)
+INSERT INTO device_trust (host, replaces, former) VALUES ($1, $2, $3::jsonb)
+ON CONFLICT (host) DO UPDATE SET replaces = EXCLUDED.replaces, former = EXCLUDED.former;
+
+-- name: note_keys
+-- Which list of keys devices say that they trust; one that has followed may be told of the next at once. $1 host[], in order, $2 keys[]
+INSERT INTO device_trust (host, keys, former) SELECT host, keys, '[]' FROM unnest($1::text[], $2::bigint[]) AS t (host, keys)
+ON CONFLICT (host) DO UPDATE SET keys = EXCLUDED.keys, told_at = NULL WHERE device_trust.keys IS DISTINCT FROM EXCLUDED.keys;
+
+-- name: untaught_devices
+-- Connected devices that trust an older list of keys, and were not sent the newest just now. $1 its number, $2 how many, $3 again after how
+-- many seconds
+UPDATE device_trust t SET told_at = now()
+FROM (
+    SELECT d.host FROM device_trust d JOIN host h ON h.id = d.host
+    WHERE d.keys < $1 AND (d.told_at IS NULL OR d.told_at < now() - make_interval(secs => $3)) AND h.presence IN ('online', 'stale')
+    ORDER BY d.host LIMIT $2 FOR UPDATE OF d SKIP LOCKED
+) AS due
+WHERE t.host = due.host RETURNING t.host;
+
+-- name: followers
+-- How far devices follow a rotation: those that may come back at all. $1 the newest list of keys, $2 the end of a certificate that was made
+-- when the new CA took over, $3 what has ended longer ago does not come back
+SELECT count(*) AS devices, count(*) FILTER (WHERE t.keys >= $1) AS informed, count(*) FILTER (WHERE i.expires_at >= $2) AS renewed
+FROM device_identity i LEFT JOIN device_trust t ON t.host = i.host WHERE i.revoked_at IS NULL AND i.expires_at > $3;
+
+-- name: ended_certificates
+-- Certificates that have ended, of hosts that people want, each once. $1 now
+WITH ended AS (
+    SELECT i.host, h.name, i.expires_at
+    FROM device_identity i JOIN host h ON h.id = i.host LEFT JOIN device_trust t ON t.host = i.host
+    WHERE i.expires_at <= $1 AND i.revoked_at IS NULL AND t.told_end IS DISTINCT FROM i.expires_at
+      AND h.desired_state IN ('registered', 'onboarded')
+    ORDER BY i.host FOR UPDATE OF i SKIP LOCKED
+), told AS (
+    INSERT INTO device_trust (host, former, told_end) SELECT host, '[]', expires_at FROM ended
+    ON CONFLICT (host) DO UPDATE SET told_end = EXCLUDED.told_end
+)
+SELECT host, name, expires_at FROM ended ORDER BY host;
+
 --------------------------------------------------------------------------------------------------------- configs and hosts
 
 -- name: host_config_views

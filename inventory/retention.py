@@ -47,10 +47,11 @@ class Retention:
     def read(cls, environment: Mapping[str, str]) -> "Retention":
         """From FLEETWARD_KEEP_CHANGES and so on. Raises ValueError naming the variable."""
         given = {field.name: environment.get(f"FLEETWARD_KEEP_{field.name.upper()}") for field in fields(cls)}
-        return cls(**{name: _duration(f"FLEETWARD_KEEP_{name.upper()}", text) for name, text in given.items() if text is not None})
+        return cls(**{name: duration(f"FLEETWARD_KEEP_{name.upper()}", text) for name, text in given.items() if text is not None})
 
 
-def _duration(variable: str, text: str) -> timedelta:
+def duration(variable: str, text: str) -> timedelta:
+    """A number and h, d or w. Raises ValueError naming the variable."""
     found = re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text)
     if found is None:
         raise ValueError(f"{variable} must be a number and h, d or w, such as 30d, not {text!r}")

@@ -25,7 +25,7 @@ from broker.heap import keep_trimmed
 from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
-from inventory import metrics, retention, telemetry
+from inventory import endings, metrics, retention, telemetry
 from inventory.asked import RETRY_AFTER_S, Asked
 from inventory.authority import Authority, CommandSigner, utcnow
 from inventory.bootstrap import forget_first_password
@@ -41,6 +41,7 @@ from inventory.metrics import METER
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
 from inventory.replica import certificate_name
+from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
 from inventory.store import Store
 
@@ -73,11 +74,19 @@ class Service:
     def __init__(self, settings: Settings, db: Database) -> None:
         self._settings, self._db = settings, db
         self._store = Store(db)
-        authority = Authority(settings.secrets)
+        authority = self._authority = Authority(settings.secrets)
         wire = BrokerSettings.from_url(settings.broker, certificate_name(SERVICE, settings.replica), settings.secrets, settings.topics)
         self.session = Session(wire, self._session_changed)
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self.ingest = Ingest(db, settings.topics, authority, CommandSigner(settings.secrets), self._send, interrupted=self._interrupted)
+        self.ingest = Ingest(
+            db,
+            settings.topics,
+            authority,
+            CommandSigner(settings.secrets),
+            self._send,
+            interrupted=self._interrupted,
+            grace=settings.grace,
+        )
         self.leases = Leases(db, settings.topics, self.session, name, settings.lease_s, self.ingest.forget)
         self._telemetry = telemetry.Publisher(db, telemetry.process_name("inventory", settings.replica), self._look)
         self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
@@ -100,6 +109,7 @@ class Service:
             "numbers": lambda: _every(TELL_S, self._tell),
             "metrics": self._telemetry.run,
             "housekeeping": lambda: _every(HOUSEKEEPING_S, self._clean),
+            "certificates": lambda: _every(HOUSEKEEPING_S, self._renew),
         }
 
     # --- the broker -----------------------------------------------------------------------------------------------------------
@@ -232,6 +242,15 @@ class Service:
 
     async def _clean(self) -> None:
         await retention.clean(self._store, self._settings.keep, utcnow())
+
+    async def _renew(self) -> None:
+        """The services' own certificates, and what else of the secrets nears its end, where the installation's are; devices' that have
+        ended are told of."""
+        try:
+            await asyncio.to_thread(self._authority.renew)
+        except (AuthorityError, OSError) as error:
+            log.error("certificates can't be renewed", extra={"error": str(error)})
+        await endings.tell(self._store, self._settings.grace)
 
 
 async def run(settings: Settings, ready: Callable[[], None] = lambda: print("ready", flush=True)) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from broker.topics import DEFAULT_ROOT, Topics
+from inventory.renewal import GRACE, grace_of
 from inventory.replica import replica_number
 from inventory.retention import Retention
 
@@ -44,6 +46,9 @@ class Settings:
     keep: Retention = field(default_factory=Retention)
     """How long what is kept."""
 
+    grace: timedelta = GRACE
+    """How long after its end a device's certificate still gets another one."""
+
     @classmethod
     def read(
         cls, environment: Mapping[str, str], *, database: str | None = None, secrets: Path | None = None, broker: str | None = None
@@ -62,4 +67,5 @@ class Settings:
             topics=Topics(environment.get("FLEETWARD_TOPIC_ROOT", DEFAULT_ROOT)),
             replica=replica_number(environment),
             keep=Retention.read(environment),
+            grace=grace_of(environment),
         )

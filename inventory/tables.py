@@ -156,6 +156,23 @@ class DeviceIdentity(Model):
         table = "device_identity"
 
 
+class DeviceTrust(Model):
+    """How a device follows when keys change. `keys`: the list that it says it trusts, null before it has said; `told_at`: when it was last
+    sent the newest. `replaces`: the serial number of the certificate before the present one, null after an enrollment; `former`: the
+    fingerprints of the keys that the host had before, the last of them at the end. `told_end`: the end of a certificate that people know
+    of."""
+
+    host = CharField(max_length=64, primary_key=True)
+    keys = fields.BigIntField(null=True)
+    told_at = DatetimeField(null=True)
+    replaces = CharField(max_length=256, null=True)
+    former: Any = fields.JSONField(default=list)
+    told_end = DatetimeField(null=True)
+
+    class Meta:
+        table = "device_trust"
+
+
 class Poison(Model):
     """A message of a device whose body could not be used, set aside with its error."""
 

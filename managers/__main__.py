@@ -8,7 +8,7 @@ import os
 import sys
 
 from broker import logs
-from inventory.authority import AuthorityError
+from inventory.secret_files import AuthorityError
 from managers import service
 from managers.settings import Settings
 

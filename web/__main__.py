@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from broker import logs
@@ -18,6 +19,7 @@ from broker.heap import keep_trimmed
 from broker.vitals import answer_signal
 from inventory.db import Database
 from inventory.errors import Unavailable
+from inventory.renewal import grace_of
 from inventory.replica import replica_number
 from web import serving
 from web.app import create_app
@@ -70,8 +72,16 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
         mqtt=_advertised(environment.get("FLEETWARD_MQTT_ADVERTISE", f"localhost:{DEFAULT_MQTT_PORT}")),
         topic_root=environment.get("FLEETWARD_TOPIC_ROOT", "fleet"),
         tls=options.tls,
+        grace=_grace(environment),
         replica=replica_number(environment),
     )
+
+
+def _grace(environment: Mapping[str, str]) -> timedelta:
+    try:
+        return grace_of(environment)
+    except ValueError as error:
+        raise Misconfigured(str(error)) from None
 
 
 def _loopback(host: str) -> bool:

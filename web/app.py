@@ -16,10 +16,12 @@ from pathlib import Path
 from jinja2 import StrictUndefined
 from quart import Blueprint, Quart
 
+from broker.topics import Topics
 from inventory import idempotency
 from inventory.authority import Authority
 from inventory.db import Database
 from inventory.errors import Unavailable
+from inventory.readmission import Readmission
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, signin
@@ -77,9 +79,10 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     db = await Database.open(settings.database, application="fleetward-web", pool_size=settings.pool_size)
     hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
     authority = None if settings.secrets is None else Authority(settings.secrets)
-    services = Services(
-        settings, db, Store(db), hub, authority, session_key(settings.secrets), Gate(waiting_most=settings.requests_waiting)
-    )
+    store, topics = Store(db), Topics(settings.topic_root)
+    readmission = None if authority is None else Readmission(db, store, authority, topics, settings.grace)
+    gate = Gate(waiting_most=settings.requests_waiting)
+    services = Services(settings, db, store, hub, authority, readmission, session_key(settings.secrets), gate)
     numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
     loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run()}
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]

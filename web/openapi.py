@@ -225,12 +225,18 @@ def _access_paths() -> dict[str, dict[str, Operation]]:
         "enroll", "access", "A device gets its identity.", enrolled, 413, 415, 422,
         requestBody={"required": True, **_content(reference("EnrollRequest"))},
     )  # fmt: skip
-    login["security"], enroll["security"] = [], []
+    readmitted = {"200": _given("What it would have been sent over MQTT.", reference("RenewAnswer"))}
+    renew = _operation(
+        "renew", "access", "A device that the broker refuses gets another certificate.", readmitted, 413, 415, 422,
+        requestBody={"required": True, **_content(reference("RenewRequest"))},
+    )  # fmt: skip
+    login["security"], enroll["security"], renew["security"] = [], [], []
     signed_out = {"204": {"description": "Signed out."}, "303": {"description": "A browser is sent to sign in."}}
     return {
         "/login": {"post": login},
         "/logout": {"post": _operation("signOut", "access", "End the session.", signed_out)},
         "/api/v1/enroll": {"post": enroll},
+        "/api/v1/renew": {"post": renew},
         "/api/v1/integrations": _integrations(),
     }
 

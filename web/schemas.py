@@ -197,8 +197,22 @@ GENERAL: dict[str, Schema] = {
         certificate=_TEXT,
         ca=_TEXT,
         command_root=_TEXT,
+        command_roots={**_array(_TEXT), "description": "All that are trusted, the one that delegates first."},
+        keys={"type": "integer", "description": "The generation of that list."},
         channel_key=_TEXT,
         broker=_plain("Where to connect.", "host port", host=_TEXT, port={"type": "integer"}),
+    ),
+    "RenewRequest": _plain(
+        "A device's request for another certificate.",
+        "device request",
+        device=_TEXT,
+        request={"type": "string", "description": "The payload of up/csr, with its MAC."},
+    ),
+    "RenewAnswer": _plain(
+        "What a device is sent over MQTT.",
+        "answer keys",
+        answer={"type": "string", "description": "The payload of down/certificate, with its MAC."},
+        keys={"type": "string", "description": "The payload of down/keys."},
     ),
     "IntegrationRequest": _plain(
         "A program to let in.",

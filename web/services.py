@@ -10,6 +10,7 @@ from quart import Quart, current_app
 
 from inventory.authority import Authority
 from inventory.db import Database
+from inventory.readmission import Readmission
 from inventory.store import Store
 from web.gate import Gate, Recognised
 from web.hub import Hub
@@ -29,6 +30,8 @@ class Services:
     hub: Hub
     authority: Authority | None
     """For enrollment; None where the process has no secrets directory."""
+    readmission: Readmission | None
+    """Likewise, for devices that the broker refuses."""
     key: bytes
     """The installation's session key, from which secrets that must be the same again are derived."""
     gate: Gate

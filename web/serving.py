@@ -32,6 +32,8 @@ LONGEST_END_S: float = 4.0
 """After so long, in seconds, the process ends whatever still holds on (the supervisor kills at 5)."""
 GOODBYE_S: float = 0.5
 """A peer has so long to answer the end of its TLS connection, in seconds. asyncio gives it 30, and Hypercorn no way to say less."""
+FOLLOW_S: float = 2.0
+"""How often it is looked for another certificate, in seconds."""
 BACKLOG: int = 1024
 """Connections that wait to be accepted: a thousand browsers come back at once after a restart."""
 
@@ -74,8 +76,18 @@ def url_of(address: Address, bound: socket.socket) -> str:
     return f"{'https' if address.tls else 'http'}://{host}:{bound.getsockname()[1]}"
 
 
-def _config(address: Address) -> Config:
-    config = Config()
+class _Config(Config):
+    """Hypercorn's, whose TLS can take up another certificate while it serves."""
+
+    context: ssl.SSLContext | None = None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        self.context = super().create_ssl_context()
+        return self.context
+
+
+def _config(address: Address) -> _Config:
+    config = _Config()
     config.graceful_timeout = GRACE_S
     config.shutdown_timeout = GRACE_S
     config.keep_alive_timeout = 75
@@ -110,8 +122,10 @@ async def serve(app: Quart, address: Address, bound: socket.socket, stop: asynci
         worker_serve(wrap_app(app, config.wsgi_max_body_size, "asgi"), config, sockets=sockets, shutdown_trigger=trigger)
     )
     stopped = asyncio.create_task(stop.wait())
+    following = asyncio.create_task(_follow(config, address.tls)) if address.tls is not None else None
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    for task in filter(None, (stopped, following)):
+        task.cancel()
     _, late = await asyncio.wait({serving}, timeout=LONGEST_END_S)
     if late:
         log.warning("requests were still under way at the end")
@@ -119,6 +133,28 @@ async def serve(app: Quart, address: Address, bound: socket.socket, stop: asynci
         await asyncio.gather(serving, return_exceptions=True)  # Hypercorn's tidying, cut short, may fail; nobody needs it any more
         return
     await serving
+
+
+async def _follow(config: _Config, files: tuple[Path, Path]) -> None:
+    """Show the certificate that is in the files, from the next connection on."""
+    seen = _changed_at(files)
+    while True:
+        await asyncio.sleep(FOLLOW_S)
+        now = _changed_at(files)
+        if now == seen or config.context is None:
+            continue
+        try:
+            check_tls(*files)
+            config.context.load_cert_chain(*files)
+        except OSError as error:
+            log.warning("the certificate can't be read", extra={"error": str(error)})
+        else:
+            seen = now
+            log.info("certificate read again")
+
+
+def _changed_at(files: tuple[Path, Path]) -> tuple[int, ...]:
+    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
 
 
 def _unless_gone(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from inventory.renewal import GRACE
 from web.gate import WAITING
 
 
@@ -22,6 +23,8 @@ class Settings:
     mqtt: tuple[str, int] = ("localhost", 8883)
     topic_root: str = "fleet"
     tls: bool = False
+    grace: timedelta = GRACE
+    """How long after its end a device's certificate still gets another one."""
     replica: int = 1
     """Which of several web processes on this machine this is, for its metrics."""
 

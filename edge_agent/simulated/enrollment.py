@@ -90,7 +90,7 @@ class Enroller:
         with self._path(index, "pem").open("ab") as file:
             file.write(answer["certificate"].encode())
         self._replace(index, identity.CA_FILE, answer["ca"])
-        kept: dict[str, Any] = {name: answer[name] for name in ("device", "prefix", "command_root", "channel_key", "broker")}
+        kept: dict[str, Any] = {name: answer[name] for name in identity.KEPT if name in answer}
         self._replace(index, self._path(index, "json").name, json.dumps({**kept, "server": self._server.url}))
         return self._enrolled(index, answer)
 

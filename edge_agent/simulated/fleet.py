@@ -16,14 +16,16 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_agent import VERSION, agent
 from edge_agent.connection import DIAL_LIMIT_S
 from edge_agent.runtime import new_epoch
 from edge_agent.signals import (
+    Adopt,
     Booted,
+    CertificateJob,
     Clock,
     Connect,
     Connected,
@@ -43,11 +45,13 @@ from edge_agent.signals import (
     Stopping,
     Tick,
 )
+from edge_agent.simulated.certificates import Clerk, Errand
 from edge_agent.simulated.enrollment import Enrolled
 from edge_agent.simulated.files import Files
 from edge_agent.simulated.hardware import Hardware
 from edge_agent.simulated.wire import Message, Subscribed, Wire, WireError
 from edge_agent.state import Durable, Profile, State, fresh
+from edge_agent.trust import Ring
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +95,11 @@ class Fleet:
         self._dials: deque[tuple[Member, Connect]] = deque()
         self._handshakes: dict[Member, float] = {}
         self._context: ssl.SSLContext | None = None
+        self._authorities = 0
+        """The generation of the list of keys that the file of CAs is of."""
         self._address: tuple[int, tuple[Any, ...]] | None = None
-        self._arrivals: queue.SimpleQueue[Enrolled] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Enrolled | tuple[Member, Input]] = queue.SimpleQueue()
+        self._clerk = Clerk()
         self._ring, self._bell = socket.socketpair()
         self._ring.setblocking(False)
         self.selector.register(self._ring, selectors.EVENT_READ, self._answer_bell)
@@ -165,7 +172,7 @@ class Fleet:
     def _profile(self, enrolled: Enrolled, hardware: Hardware) -> Profile:
         me = enrolled.identity
         keepalive_s, heartbeat_s = self._rhythm
-        return Profile(me.device, me.topics, me.authority, me.channel_key, hardware.boot_id, VERSION, keepalive_s, heartbeat_s)
+        return Profile(me.device, me.topics, me.ring, me.channel_key, hardware.boot_id, VERSION, keepalive_s, heartbeat_s)
 
     def _answer_bell(self) -> None:
         try:
@@ -174,9 +181,13 @@ class Fleet:
             pass  # rung twice, answered once
         while True:
             try:
-                self._welcome(self._arrivals.get_nowait())
+                arrived = self._arrivals.get_nowait()
             except queue.Empty:
                 return
+            if isinstance(arrived, Enrolled):
+                self._welcome(arrived)
+            else:
+                self.put(*arrived)
 
     def _welcome(self, enrolled: Enrolled) -> None:
         hardware = Hardware(self._seed, enrolled.index)
@@ -242,13 +253,10 @@ class Fleet:
                     member.wire.publish(topic, payload, qos)
             case Connect():
                 self._dials.append((member, effect))
-            case Disconnect(session, clean):
-                if member.wire is not None and member.session == session:
-                    if clean:
-                        member.wire.goodbye()
-                        self._flush(member)
-                    if member.wire is not None:
-                        self._forget(member, member.wire)
+            case Disconnect(session, clean) if member.session == session:
+                self._disconnect(member, clean)
+            case Disconnect():
+                pass  # it is over already
             case Scan():
                 self.put(member, self._scanned(member, effect))
             case Run():
@@ -257,6 +265,34 @@ class Fleet:
                 pass  # invented work is over before anybody could stop it
             case Note(level, message, fields):
                 log.log(min(level, logging.DEBUG), message, extra={"device": member.me.device, **fields})
+            case Adopt(ring):
+                self._adopt(member, ring)
+            case _:
+                self._send_errand(member, effect)
+
+    def _disconnect(self, member: Member, clean: bool) -> None:
+        if member.wire is not None and clean:
+            member.wire.goodbye()
+            self._flush(member)
+        if member.wire is not None:
+            self._forget(member, member.wire)
+
+    def _send_errand(self, member: Member, job: CertificateJob) -> None:
+        def tell(signal: Input) -> None:
+            self._arrivals.put((member, signal))
+            self._bell.send(b"!")
+
+        ring = member.state.ring or member.me.ring
+        self._clerk.take(Errand(job, member.enrolled.identity, member.enrolled.pem, ring, tell))
+
+    def _adopt(self, member: Member, ring: Ring) -> None:
+        """They share one file of CAs, and one TLS context: what one of them believes, all of them would."""
+        member.enrolled = replace(member.enrolled, identity=replace(member.enrolled.identity, ring=ring))
+        if ring.generation > self._authorities:
+            self._authorities, self._context = ring.generation, None
+            temporary = member.enrolled.identity.ca_file.with_suffix(".new")
+            temporary.write_text("".join(ring.authorities))
+            temporary.replace(member.enrolled.identity.ca_file)
 
     def _scanned(self, member: Member, scan: Scan) -> Scanned:
         found = member.hardware.sections()

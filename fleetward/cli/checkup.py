@@ -13,8 +13,8 @@ WORK_S = 60.0
 INGEST_S = 5.0
 SKEW_S = 5.0
 """Clocks that differ by more make times in lists and logs misleading; certificates and commands stand a day."""
-EXPIRES_S = 30 * 86400.0
-"""Bootstrap renews a certificate with less left than this."""
+EXPIRES_S = 29 * 86400.0
+"""Inventory renews a certificate with a day more left than this."""
 SEEN_S = 20.0
 """A process publishes every 5 s."""
 
@@ -130,7 +130,11 @@ def _certificates(n: Numbers) -> Iterator[Finding]:
         soon = s.value < EXPIRES_S
         if soon:
             text = f"ends in {days:.0f} days" if days > 0 else "has ended, or can't be read"
-            yield Finding(f"certificate {s.labels['certificate']}", text, "restart `fleetward up`, or run `python -m inventory bootstrap`")
+            yield Finding(
+                f"certificate {s.labels['certificate']}",
+                text,
+                "Inventory should have renewed it: read its log; or run `fleetward certificate create`",
+            )
         else:
             yield Finding("certificates", f"the first to end is {s.labels['certificate']}, in {days:.0f} days")
             return

@@ -14,7 +14,20 @@ from fleetward.cli.exits import CommandError, Exit
 from fleetward.settings import KEPT_NAMES
 
 KEYS = (
-    *("data_dir", "database", "broker", "secrets", "topic_root", "mqtt_advertise", "replica", "log", "server", "token", "ca"),
+    *(
+        "data_dir",
+        "database",
+        "broker",
+        "secrets",
+        "topic_root",
+        "mqtt_advertise",
+        "replica",
+        "certificate_grace",
+        "log",
+        "server",
+        "token",
+        "ca",
+    ),
     *(f"keep_{name}" for name in KEPT_NAMES),
 )
 

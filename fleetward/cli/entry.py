@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import apply, backups, doctor, events, resources, run, tokens, wait
+from fleetward.cli import apply, authority, backups, doctor, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.client import ClientError
@@ -36,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     backups.back_up,
     backups.restore,
     backups.certificate,
+    authority.authority,
 )
 
 

@@ -10,6 +10,17 @@ def new() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+def read(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Raises ValueError for what is no key of ours."""
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("not an EC key")
+    return key
+
+
 def request(name: str, key: ec.EllipticCurvePrivateKey) -> str:
     """A certificate signing request (RFC 2986), PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

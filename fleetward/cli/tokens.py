@@ -85,6 +85,29 @@ def create_integration(session: Session, name: str, signed: bool, unsigned: bool
     talk(f"{name} may connect to {broker.get('host')}:{broker.get('port')} with the files in {out}")
 
 
+@integration.command(name="renew")
+@click.argument("name")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where its client.key is.")
+@connected
+def renew_integration(session: Session, name: str, out: Path) -> None:
+    """Another certificate for a program's key, where the one that it has nears its end or the CA has changed; and the CAs of now."""
+    from fleetward.cli import keys
+
+    known = {each["name"]: each for each in session.client.integrations()}
+    if name not in known:
+        raise CommandError(f"there is no integration {name}: make it with `fleetward integration create`", Exit.NOT_FOUND)
+    try:
+        key = keys.read((out / "client.key").read_bytes())
+        answer = session.client.create("integrations", {"name": name, "write": known[name]["write"], "csr": keys.request(name, key)})
+        keep(out / "client.crt", str(answer["certificate"]), 0o644)
+        keep(out / "ca.crt", str(answer["ca"]), 0o644)
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}", Exit.USAGE) from None
+    except ValueError as error:
+        raise CommandError(f"{out / 'client.key'}: {error}", Exit.USAGE) from None
+    click.echo(out)
+
+
 @contextlib.contextmanager
 def _kept(path: Path, secret: str) -> Iterator[None]:
     """A key on disk before its certificate is asked for, so that a directory which can't be written costs no name; in its place once

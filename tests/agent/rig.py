@@ -5,7 +5,7 @@ It is no second implementation of the server: it knows what the contract says a 
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,9 @@ from broker.messages import (
     Delegation,
     Facts,
     Item,
+    KeyList,
+    Keys,
+    KeySignature,
     Log,
     Mandate,
     Message,
@@ -31,6 +34,7 @@ from broker.messages import (
     ResourceRef,
     Result,
     Resync,
+    SignedKeys,
     Status,
     encode,
     encode_text,
@@ -40,11 +44,15 @@ from broker.messages import (
 )
 from broker.topics import DeviceTopic, Topics
 from edge_agent.state import Profile, Rule
+from edge_agent.trust import Ring
 
 DEVICE = "host-01kb2v8m2c6x1s9q4k7w0t5b8n"
 START = 1_795_370_000.0
 """The server's clock when the tests begin."""
 
+
+CA = "-----BEGIN CERTIFICATE-----\nMIH=\n-----END CERTIFICATE-----\n"
+"""Of a CA, as far as the agent looks at it: bytes that have a hash."""
 
 NEVER_GIVEN = 2**53 - 1
 """The answer to an epoch that was left: its device has been rolled back and has to begin another."""
@@ -68,7 +76,7 @@ class Authority:
 
     def profile(self, verbs: Mapping[str, Rule] | None = None) -> Profile:
         more: dict[str, Any] = {} if verbs is None else {"verbs": verbs}
-        return Profile(self.device, self.topics, bytes(self.root.verify_key), self.channel_key, "boot-1", "0.1.0", **more)
+        return Profile(self.device, self.topics, Ring(0, (bytes(self.root.verify_key),)), self.channel_key, "boot-1", "0.1.0", **more)
 
     def topic(self, suffix: str) -> str:
         return self.topics.build(DeviceTopic(self.device, suffix))
@@ -81,13 +89,20 @@ class Authority:
 
     @property
     def key_id(self) -> str:
-        return hashlib.sha256(bytes(self.key.verify_key)).hexdigest()[:16]
+        return _id(self.key)
 
     def checkpoint(self, nonce: str, at: float, generation: int | None = None, fence: int = 0) -> bytes:
         moment = Moment(nonce=nonce, time=text(at), generation=self.generation if generation is None else generation, fence=fence)
         signed = encode_text(moment)
         message = Checkpoint(signed=signed, signature=_sign(self.key, signed), key=self.key_id, delegation=self.delegation())
         return self.sealed(message, at)
+
+    def keys(self, generation: int, signers: Sequence[SigningKey], *roots: SigningKey, at: float = START, ca: str = CA) -> Keys:
+        """A list of keys: this root alone where none is given, and one CA."""
+        listed = [base64.b64encode(bytes(key.verify_key)).decode() for key in roots or (self.root,)]
+        text_ = encode_text(KeyList(generation=generation, issued_at=text(at), authorities=(ca,), command_roots=tuple(listed)))
+        made = tuple(KeySignature(key=_id(key), signature=_sign(key, text_)) for key in signers)
+        return Keys(lists=(SignedKeys(signed=text_, signatures=made),))
 
     def command(self, order: Order, at: float) -> bytes:
         signed = encode_text(order)
@@ -114,6 +129,10 @@ class Authority:
             "timeout_s": 60,
         }
         return Order(**(values | changes))
+
+
+def _id(key: SigningKey) -> str:
+    return hashlib.sha256(bytes(key.verify_key)).hexdigest()[:16]
 
 
 def _sign(key: SigningKey, signed: str) -> str:

@@ -16,9 +16,12 @@ from broker.messages import (
     DURABLE,
     Ack,
     BadMac,
+    CertificateAnswer,
+    CertificateRequest,
     Checkpoint,
     Command,
     CommandState,
+    Denial,
     Error,
     ErrorCode,
     Facts,
@@ -57,6 +60,8 @@ def _signed(payload: bytes, suffix: str) -> Message:
     return read(open_envelope(suffix, payload))
 
 
+CSR = "-----BEGIN CERTIFICATE REQUEST-----\nMIH=\n-----END CERTIFICATE REQUEST-----\n"
+
 SAMPLES: dict[str, Message] = {
     "up/presence": Presence(
         online=True,
@@ -67,6 +72,7 @@ SAMPLES: dict[str, Message] = {
         keepalive_s=30,
         heartbeat_s=30,
         nonce="01kb2v8m2c000000000000000b",
+        keys=3,
     ),
     "up/heartbeat": Heartbeat(session="01kb2v8m2c000000000000000a", uptime_s=86400, unacked=0),
     "up/facts": Facts(
@@ -106,10 +112,15 @@ SAMPLES: dict[str, Message] = {
         data={"section": "tpm"},
     ),
     "up/metrics": Metrics(samples=(("load.1m", 1795370000000, 0.25), ("disk.used:/", 1795370000000, 1e9))),
+    "up/csr": CertificateRequest(csr=CSR, replaces="5f3a", proof="MEUCIQ=="),
     "down/ack": Ack(epoch=EPOCH, seq=17),
     "down/resync": Resync(sections=("cpu", "storage"), items=True, reason="the hash differs"),
     "down/checkpoint": _signed(AUTHORITY.checkpoint("01kb2v8m2c000000000000000b", START, fence=4708), "down/checkpoint"),
     "down/command": _signed(AUTHORITY.command(ORDER, START), "down/command"),
+    "down/certificate": CertificateAnswer(
+        replaces="5f3a", certificate=None, reason=Denial.LAPSED, message="the certificate ended longer ago than the grace period"
+    ),
+    "down/keys": AUTHORITY.keys(4, [AUTHORITY.root], at=START),
 }
 
 
@@ -175,10 +186,10 @@ def test_its_mac_covers_topic_and_every_byte(suffix: str) -> None:
 
 def test_the_signed_ones_are_believed_by_the_agent() -> None:
     """Golden delegation, checkpoint and command verify under the golden root."""
-    root = bytes(AUTHORITY.root.verify_key)
+    roots = (bytes(AUTHORITY.root.verify_key),)
     checkpoint = _signed(golden("down/checkpoint")[1], "down/checkpoint")
     command = _signed(golden("down/command")[1], "down/command")
     assert isinstance(checkpoint, Checkpoint) and isinstance(command, Command)
-    assert trust.read_checkpoint(root, checkpoint, "01kb2v8m2c000000000000000b", 1)[1] == START
-    order, generation = trust.read_order(root, command, AUTHORITY.device, START, 1)
+    assert trust.read_checkpoint(roots, checkpoint, "01kb2v8m2c000000000000000b", 1)[1] == START
+    order, generation = trust.read_order(roots, command, AUTHORITY.device, START, 1)
     assert (order, generation) == (ORDER, 1)

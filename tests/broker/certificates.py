@@ -16,10 +16,10 @@ from broker.acl import Class
 class CertFactory:
     """Writes `ca.crt`, `broker.{crt,key}` and, on demand, `{name}.{crt,key}` into a directory, laid out as secrets are."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "Test CA") -> None:
         self.directory = directory
         self._ca_key = ec.generate_private_key(ec.SECP256R1())
-        self._ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+        self._ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         ca = self._builder(self._ca_name, self._ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self._write("ca", ca.sign(self._ca_key, hashes.SHA256()), self._ca_key)
         self.broker()

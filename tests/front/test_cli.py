@@ -232,6 +232,19 @@ def test_integration_create_writes_a_key_that_fits(fleet: Fleet, tmp_path: Path)
     assert both.exit_code == 2
 
 
+def test_integration_renew_keeps_the_key(fleet: Fleet, tmp_path: Path) -> None:
+    """The certificate that is there while it lasts; what can't be renewed is said."""
+    out = str(tmp_path)
+    ok(fleet("integration", "create", "again", "--out", out))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert ok(fleet("integration", "renew", "again", "--out", out)) == f"{out}\n"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert fleet("integration", "renew", "nobody", "--out", out).exit_code == 3
+    assert fleet("integration", "renew", "again", "--out", str(tmp_path / "nowhere")).exit_code == 2
+    (tmp_path / "client.key").write_text("nonsense")
+    assert fleet("integration", "renew", "again", "--out", out).exit_code == 2
+
+
 def test_an_integration_is_made_whole_or_not_at_all(fleet: Fleet, tmp_path: Path) -> None:
     """A directory that can't be written costs no name; a name that is taken costs no key of the one that has it."""
     assert fleet("integration", "create", "whole", "--out", "/proc/nowhere").exit_code == 2

@@ -20,12 +20,14 @@ from nacl.signing import VerifyKey
 
 from broker.messages import Mandate, Moment, decode_text
 from inventory import authority as module
-from inventory.authority import Authority, AuthorityError, CommandSigner, key_id
+from inventory.authority import Authority, CommandSigner
 from inventory.errors import Invalid
+from inventory.keychain import key_id
+from inventory.secret_files import AuthorityError
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 FILES = {
-    "ca.crt", "ca.key", "command-root.key", "command.key", "delegation.json", "channel-master.key", "session.key",
+    "ca.crt", "ca.key", "command-root.key", "command.key", "delegation.json", "keys.json", "channel-master.key", "session.key",
     "svc-inventory.crt", "svc-inventory.key", "svc-managers.crt", "svc-managers.key", "svc-web.crt", "svc-web.key",
     "broker.crt", "broker.key", "web.crt", "web.key",
 }  # fmt: skip
@@ -131,11 +133,12 @@ def test_a_delegation_of_another_key_is_made_again(made: Authority) -> None:
 
 def test_a_lost_key_is_never_replaced(made: Authority) -> None:
     """A new CA key beside the old certificate would lock the fleet out: it says to restore a backup instead."""
+    kept = (made.directory / "ca.key").read_bytes()
     (made.directory / "ca.key").unlink()
     with pytest.raises(AuthorityError, match=r"ca\.key is gone.*backup"):
         made.bootstrap()
+    (made.directory / "ca.key").write_bytes(kept)
     (made.directory / "command-root.key").unlink()
-    (made.directory / "ca.crt").unlink()
     with pytest.raises(AuthorityError, match=r"command-root\.key is gone.*backup"):
         made.bootstrap()
 

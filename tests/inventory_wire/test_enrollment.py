@@ -55,7 +55,8 @@ async def test_the_answer_is_what_the_contract_says(enrolling: Enrolling) -> Non
     """Each member of it, and that the certificate is for the device and by our CA."""
     await enrolling.token()
     answer = await enrolling.enroll(hostname="Press-Line-4.plant.example", serial="S1", macs=["aa:bb:cc:dd:ee:ff"], uuid="U1")
-    assert set(answer) == {"device", "prefix", "certificate", "ca", "command_root", "channel_key", "broker"}
+    members = {"device", "prefix", "certificate", "ca", "command_root", "command_roots", "keys", "channel_key", "broker"}
+    assert set(answer) == members
     device = answer["device"]
     assert answer["prefix"] == f"fleet/v1/devices/{shard_of(device)}/{device}" == Topics().device_prefix(device)
     assert answer["broker"] == {"host": "fleet.example", "port": 8883}

@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker import messages
-from broker.messages import AUTHENTICATED, DURABLE, QOS, CommandState, ErrorCode, Mandate, Moment, Order, Verb
-from broker.topics import CHANNELS, RESERVED, EventTopic, IntentTopic, NotificationTopic, ReplyTopic, Topics
+from broker.messages import AUTHENTICATED, DURABLE, QOS, CommandState, Denial, ErrorCode, KeyList, Mandate, Moment, Order, Verb
+from broker.topics import CHANNELS, EventTopic, IntentTopic, NotificationTopic, ReplyTopic, Topics
 from inventory.changes import Change
 from inventory.intents import Intent, verified
 from inventory.streams import NEVER_GIVEN
@@ -25,6 +25,8 @@ NESTED: dict[tuple[type[Any], str], tuple[str, type[Any]]] = {
     (messages.Result, "error"): ("error", messages.Error),
     (messages.Checkpoint, "delegation"): ("delegation", messages.Delegation),
     (messages.Command, "delegation"): ("delegation", messages.Delegation),
+    (messages.Keys, "lists"): ("lists.*", messages.SignedKeys),
+    (messages.SignedKeys, "signatures"): ("signatures.*", messages.KeySignature),
     (Order, "resource"): ("resource", messages.ResourceRef),
 }
 """Members that are records themselves."""
@@ -56,7 +58,13 @@ def test_each_message_has_its_members(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"), [("the command's `signed`", Order), ("the checkpoint's `signed`", Moment), ("the delegation's `signed`", Mandate)]
+    ("head", "kind"),
+    [
+        ("the command's `signed`", Order),
+        ("the checkpoint's `signed`", Moment),
+        ("the delegation's `signed`", Mandate),
+        ("a list's `signed`", KeyList),
+    ],
 )
 def test_each_signed_text_has_its_members(head: str, kind: type[Any]) -> None:
     """What a signature covers."""
@@ -66,12 +74,11 @@ def test_each_signed_text_has_its_members(head: str, kind: type[Any]) -> None:
 def test_each_channel_is_there_with_how_it_is_sent() -> None:
     """QoS, durability and authentication as the code has them."""
     rows = table("topic after the prefix")
-    assert set(rows) == CHANNELS - set(RESERVED) == set(messages.BY_SUFFIX)
+    assert set(rows) == CHANNELS == set(messages.BY_SUFFIX)
     for suffix, (qos, durable, by, _) in rows.items():
         assert int(qos) == QOS[suffix]
         assert (durable == "yes") == (suffix in DURABLE)
         assert (by == "MAC") == (suffix in AUTHENTICATED)
-    assert all(f"`{channel}`" in TEXT for channel in RESERVED)
 
 
 def test_each_topic_for_integrations_is_one() -> None:
@@ -105,6 +112,7 @@ def test_states_verbs_and_error_codes_are_all_there() -> None:
     assert list(table("state")) == list(CommandState)
     assert list(table("verb")) == list(Verb)
     assert {code: row[0] for code, row in table("error code").items()} == {code: "yes" if code.recoverable else "no" for code in ErrorCode}
+    assert list(table("the `reason`")) == list(Denial)
     assert f" {NEVER_GIVEN}," in TEXT
 
 

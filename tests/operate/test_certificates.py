@@ -11,7 +11,8 @@ from cryptography import x509
 from broker import acl
 from broker.client import Settings
 from broker.topics import Topics
-from inventory.authority import NEEDS, SERVICES, Authority, AuthorityError, CommandSigner, service_certificates
+from inventory.authority import NEEDS, SERVICES, Authority, CommandSigner, service_certificates
+from inventory.secret_files import AuthorityError
 
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
 

@@ -183,6 +183,7 @@ class Shell(Runtime):
         self._me = device.profile()
         self._executor = _Executor(self)  # type: ignore[assignment]
         self._lookout = _Eyes(self)  # type: ignore[assignment]
+        self._keeper = _NoKeeper()  # type: ignore[assignment]
         self.alive = True
         self.timer: Any = None
 
@@ -277,6 +278,13 @@ class _Executor:
             self._shell._inputs.put(Finished(command, Stopped(reason)))
 
 
+class _NoKeeper:
+    """Certificates are not part of this world: nobody looks at them, so that none is ever due."""
+
+    def do(self, job: Any) -> None:
+        pass
+
+
 class _Eyes:
     """What the lookout's thread does: answers scans, looks for drift from time to time."""
 
@@ -336,7 +344,7 @@ class Device:
     def profile(self) -> Profile:
         me = self.identity
         verbs = dict(VERBS) | {PUMP: Rule(Lane.WORKER, idempotent=False)}
-        return Profile(me.device, me.topics, me.authority, me.channel_key, f"{self.name}-boot-{self.boots}", "0.1.0", verbs=verbs)
+        return Profile(me.device, me.topics, me.ring, me.channel_key, f"{self.name}-boot-{self.boots}", "0.1.0", verbs=verbs)
 
     def switch_on(self) -> None:
         if self.shell is not None:

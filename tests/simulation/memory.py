@@ -24,6 +24,7 @@ TABLES = (
     "device_liveness",
     "device_stream",
     "device_identity",
+    "device_trust",
     "device_log",
     "poison",
     "work",

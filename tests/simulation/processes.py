@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from nacl.signing import SigningKey
 
 from broker.client import SessionDown, SessionUp
-from broker.messages import Delegation, Mandate, encode_text, now_text
-from inventory.authority import CommandSigner, key_id
+from broker.messages import Delegation, KeyList, Mandate, encode_text, now_text
+from inventory.authority import CommandSigner, Delegated
 from inventory.ingest import Ingest
+from inventory.keychain import Keychain, signed
+from inventory.secret_files import Fresh
 from inventory.service import Service, _keep, _release
 from inventory.settings import Settings
 from inventory.store import Store
@@ -39,6 +41,13 @@ MANAGER_SETTINGS = ManagerSettings(database="postgresql://simulated", secrets=SE
 
 ROOT = SigningKey(b"r" * 32)
 MASTER = b"m" * 32
+LISTED = KeyList(
+    generation=1,
+    issued_at=now_text(BEGINNING),
+    authorities=("none",),
+    command_roots=(base64.b64encode(bytes(ROOT.verify_key)).decode(),),
+)
+"""What every device trusts from the beginning."""
 PARTS = ("relay", "ingest", "heartbeats", "leases", "presence")
 """Of the Inventory service: without publisher, metrics, intents and housekeeping, which touch no device."""
 
@@ -47,18 +56,16 @@ class Signer(CommandSigner):
     """The product's, with keys that are always the same."""
 
     def __init__(self) -> None:
-        self._key = SigningKey(b"c" * 32)
-        public = bytes(self._key.verify_key)
+        key = SigningKey(b"c" * 32)
         mandate = Mandate(
-            public_key=base64.b64encode(public).decode(),
+            public_key=base64.b64encode(bytes(key.verify_key)).decode(),
             generation=1,
             not_before=now_text(BEGINNING - timedelta(days=2)),
             not_after=now_text(BEGINNING + timedelta(days=300)),
         )
-        signed = encode_text(mandate)
-        self.delegation = Delegation(signed=signed, signature=base64.b64encode(ROOT.sign(signed.encode()).signature).decode())
-        self.generation = 1
-        self.key = key_id(public)
+        text = encode_text(mandate)
+        delegation = Delegation(signed=text, signature=base64.b64encode(ROOT.sign(text.encode()).signature).decode())
+        self._held = Fresh(lambda: Delegated(key, delegation, 1))
 
 
 SIGNER = Signer()
@@ -66,6 +73,8 @@ SIGNER = Signer()
 
 class Authority:
     """What ingest needs of `inventory.authority.Authority`."""
+
+    keychain = Keychain((signed(LISTED, [ROOT]),))
 
     def channel_key(self, host: str, incarnation: int) -> bytes:
         return hmac.new(MASTER, f"{host}\n{incarnation}".encode(), hashlib.sha256).digest()

@@ -257,7 +257,7 @@ def update_row(m: Memory, kind: Kind, id: str, values: Row) -> None:
         m[kind.table].change(id, **{n: json_text(v) if n in json else v for n, v in values.items()})
 
 
-HANGING_ON_A_HOST = ("host_labels", "device_liveness", "device_stream", "device_identity", "host_facts", "device_log")
+HANGING_ON_A_HOST = ("host_labels", "device_liveness", "device_stream", "device_identity", "device_trust", "host_facts", "device_log")
 
 
 def delete_row(m: Memory, kind: Kind, id: str) -> None:

@@ -437,6 +437,22 @@ def lock_streams(m: Memory, hosts: Sequence[str]) -> Rows:
     ]
 
 
+@models("note_keys")
+def note_keys(m: Memory, hosts: Sequence[str], keys: Sequence[int]) -> Rows:
+    for host, each in zip(hosts, keys, strict=True):
+        row = m["device_trust"].get(host) or {"host": host, "told_at": None, "replaces": None, "former": "[]"}
+        if row.get("keys") != each:
+            m["device_trust"].put(host, row | {"keys": each, "told_at": None})
+    return []
+
+
+@models("untaught_devices")
+def untaught_devices(m: Memory, generation: int, limit: int, seconds: float) -> Rows:
+    """Every device of this world trusts the newest list from the beginning."""
+    assert all(row["keys"] == generation for row in m["device_trust"].rows.values())
+    return []
+
+
 @models("doubted_devices")
 def doubted_devices(m: Memory, limit: int, seconds: float) -> Rows:
     due = [row for row in m["device_stream"].rows.values() if row["resync_at"] is not None and row["resync_at"] <= m.now]

@@ -19,6 +19,7 @@ from typing import Any
 from broker.messages import ErrorCode
 from broker.topics import shard_of
 from edge_agent.identity import Identity
+from edge_agent.trust import Ring
 from inventory.actor import Actor
 from inventory.db import SQL, loads
 from inventory.errors import Conflict, Invalid, NotFound, Unavailable
@@ -443,7 +444,7 @@ def _identity(host: str) -> Identity:
     return Identity(
         device=host,
         topics=TOPICS,
-        authority=bytes(ROOT.verify_key),
+        ring=Ring(1, (bytes(ROOT.verify_key),)),
         channel_key=Authority().channel_key(host, 1),
         host="broker",
         port=8883,

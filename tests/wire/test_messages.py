@@ -243,5 +243,5 @@ def test_states_and_codes() -> None:
 def test_every_type_names_its_suffix_once() -> None:
     """Two messages can't share a channel."""
     suffixes = [kind.suffix for kind in TYPES]
-    assert len(set(suffixes)) == len(suffixes) == 11
+    assert len(set(suffixes)) == len(suffixes) == 14
     assert Presence.suffix == "up/presence" and Result.suffix == "up/result"

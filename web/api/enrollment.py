@@ -1,4 +1,5 @@
-"""`POST /api/v1/enroll`: a device hands in its token and gets its identity. No sign-in: the token is what it has.
+"""`POST /api/v1/enroll`: a device hands in its token and gets its identity. No sign-in: the token is what it has. `POST /api/v1/renew`: one
+whose connection is refused gets another certificate; what it hands in is authenticated by itself.
 
 Source: contract.md section 2 (anything but loopback must come over HTTPS).
 """
@@ -8,6 +9,7 @@ from quart import Blueprint, Response, request
 from broker.topics import Topics
 from inventory import enrollment
 from inventory.errors import Forbidden, Unavailable
+from inventory.secret_files import AuthorityError
 from web import params
 from web.api.answers import answer
 from web.bodies import read_object
@@ -28,3 +30,17 @@ async def enroll() -> Response:
     body = await read_object()
     topics = Topics(here.settings.topic_root)
     return answer(await enrollment.redeem(here.db, here.store, here.authority, body, broker=here.settings.mqtt, topics=topics))
+
+
+@blueprint.post("/renew")
+async def renew() -> Response:
+    """Also over plain HTTP: what is said is public, and signed on both sides."""
+    params.parse(request.query_string, ())
+    readmission = services().readmission
+    if readmission is None:
+        raise Unavailable("this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make no certificate")
+    body = await read_object()
+    try:
+        return answer(await readmission.answer(body))
+    except AuthorityError as error:
+        raise Unavailable(str(error)) from None

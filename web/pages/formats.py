@@ -62,6 +62,12 @@ def ago(moment: Moment, now: datetime | None = None) -> str:
     return f"{count} ago" if seconds > 0 else f"in {count}"
 
 
+def past(moment: Moment, now: datetime | None = None) -> bool:
+    """Whether it is over; none never is."""
+    at = parse(moment)
+    return at is not None and at < (now or datetime.now(UTC))
+
+
 def iso(moment: Moment) -> str:
     at = parse(moment)
     return "" if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -122,6 +128,7 @@ def plain(value: Any) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "ago": ago,
+    "past": past,
     "iso": iso,
     "utc": utc,
     "size": size,

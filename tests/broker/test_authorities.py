@@ -1,0 +1,88 @@
+"""Another CA under a running broker: it is trusted once it stands beside the old one, and who came in by a CA that is gone has to leave."""
+
+import asyncio
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker.acl import Acl, Class
+from broker.embedded import EmbeddedBroker
+from broker.guard import Rules, Tls
+from broker.mosquitto import Mosquitto
+from broker.topics import Topics
+from tests.broker.certificates import CertFactory
+from tests.broker.wire import Wire
+from tests.waiting import Deadline
+
+FOLLOWS_S = 5.0
+
+
+class Changing:
+    """A broker and the two CAs that its clients' certificates may be by."""
+
+    def __init__(self, secrets: Path, old: CertFactory, new: CertFactory, port: int) -> None:
+        self.secrets, self.old, self.new, self.port = secrets, old, new, port
+        self.made: list[Wire] = []
+
+    def trust(self, *authorities: CertFactory) -> None:
+        fresh = self.secrets / "ca.new"
+        fresh.write_text("".join((each.directory / "ca.crt").read_text() for each in authorities))
+        fresh.replace(self.secrets / "ca.crt")
+
+    async def admitted(self, by: CertFactory, name: str) -> Wire | None:
+        """A client with a certificate by this CA; None where it is not let in. By whom the broker's own is does not matter here."""
+        context = by.client_context(name, Class.DEVICE)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        wire = Wire("127.0.0.1", self.port, context)
+        self.made.append(wire)
+        try:
+            return wire if await wire.connect(name) == 0 else None
+        except (OSError, EOFError, TimeoutError):
+            return None
+
+    async def follows(self, by: CertFactory, name: str, wanted: bool) -> Wire | None:
+        deadline = Deadline(FOLLOWS_S)
+        while True:
+            wire = await self.admitted(by, name)
+            if (wire is not None) == wanted:
+                return wire
+            assert not deadline.over(), f"after {FOLLOWS_S} s it is still the other way round"
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+async def changing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Changing]:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    old, new = CertFactory(tmp_path / "old"), CertFactory(tmp_path / "new", "New CA")
+    secrets = Path(shutil.copytree(old.directory, tmp_path / "secrets"))
+    broker: EmbeddedBroker | Mosquitto
+    if request.param == "embedded":
+        tls = Tls(secrets / "broker.crt", secrets / "broker.key", secrets / "ca.crt")
+        broker = EmbeddedBroker(Rules.by_certificate(Acl(Topics()), tls))
+    else:
+        broker = Mosquitto(Acl(Topics()), secrets=secrets, data=tmp_path / "broker")
+    found = Changing(secrets, old, new, await broker.start("127.0.0.1", 0))
+    yield found
+    for wire in found.made:
+        await wire.abort()
+    await broker.stop()
+
+
+async def test_a_rotation_of_the_ca(changing: Changing) -> None:
+    """One after the other: only the old one's clients, both's, only the new one's; and those of the old one that are there are cut."""
+    old, new = changing.old, changing.new
+    assert await changing.admitted(new, "host-new") is None
+    first = await changing.admitted(old, "host-old")
+    assert first is not None
+    changing.trust(old, new)
+    await changing.follows(new, "host-new", wanted=True)
+    there = await changing.follows(old, "host-old", wanted=True)
+    assert there is not None
+    changing.trust(new)
+    assert await there.closed(FOLLOWS_S)
+    await changing.follows(old, "host-old", wanted=False)
+    await changing.follows(new, "host-new", wanted=True)
