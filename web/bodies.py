@@ -30,6 +30,10 @@ DRAIN_S: float = 5.0
 class ArrivingBody(Body):
     """A body that can be waited for without being taken, also when it is too long to be taken."""
 
+    @property
+    def complete(self) -> bool:
+        return self._complete.is_set()
+
     async def arrived(self) -> None:
         await self._complete.wait()
 

@@ -2,8 +2,8 @@
 
 One client that floods then delays itself: the others' requests wait for at most one of its, and what it has beyond its share is refused at
 once, with when to come back. A client is a token or a session that has been recognised before, or else an address, so that inventing
-tokens gives nobody more turns. A slot is for work: a request takes one when its body has arrived, and gives it back with the head of the
-answer, so that neither slow senders nor streams hold any.
+tokens gives nobody more turns. A slot is for work: a request takes one when its body has arrived (a stranger's before, to be refused), and
+gives it back with the head of the answer, so that neither slow senders nor streams hold any.
 
 It knows no HTTP: `web.admission` puts it before every request. All on one event loop.
 """
@@ -102,10 +102,12 @@ class Recognised:
         while len(self._digests) > self.most:
             self._digests.popitem(last=False)
 
+    def __contains__(self, credential: str) -> bool:
+        return _digest(credential) in self._digests
+
     def client(self, credential: str, address: str) -> Hashable:
         """Whose turn a request takes."""
-        digest = _digest(credential)
-        return digest if credential and digest in self._digests else address
+        return _digest(credential) if credential in self else address
 
 
 def _digest(credential: str) -> bytes:

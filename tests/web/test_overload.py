@@ -4,6 +4,8 @@ import asyncio
 import socket
 from collections import Counter
 
+import pytest
+
 from tests.waiting import Stopwatch
 from tests.web.site_under_test import Site, running
 from web.gate import RUNNING
@@ -50,13 +52,16 @@ def _answer(connection: socket.socket) -> bytes:
     return found
 
 
-async def test_slow_senders_hold_no_slot(site: Site) -> None:
-    """More requests than there are slots whose bodies do not come: others are answered at once."""
-    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+@pytest.mark.parametrize(("path", "token"), [("/login", ""), ("/api/v1/regions", "nobody"), ("/api/v1/regions", "viewer")])
+async def test_slow_senders_hold_no_slot(site: Site, path: str, token: str) -> None:
+    """More requests than there are slots whose bodies do not come, of strangers or of a token's first use: others are answered."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+    )
     slow = [connect(site) for _ in range(RUNNING * 2)]
     try:
         for connection in slow:
-            connection.sendall(head)
+            connection.sendall(head.encode() + b"{")
         async with site.async_client("admin") as client:
             watch = Stopwatch()
             (await client.get("/api/v1/hosts")).raise_for_status()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.web.site_under_test import Site
-from web import admission, bodies
+from web import bodies
 
 
 @contextmanager
@@ -51,12 +51,11 @@ def test_the_connection_goes_on_after_a_refusal_whose_body_came_late(site: Site)
 
 def test_a_body_that_never_comes_ends_the_connection_openly(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal is sent all the same, and says that the connection closes."""
-    monkeypatch.setattr(admission, "ARRIVE_S", 0.2)
     monkeypatch.setattr(bodies, "DRAIN_S", 0.2)
     with connected(site) as connection:
         connection.sendall(head(1000))
         first = answer(connection)
-        assert first.startswith(b"HTTP/1.1 408")
+        assert first.startswith(b"HTTP/1.1 401")
         assert b"connection: close" in first.lower()
         assert connection.recv(1) == b""
 
