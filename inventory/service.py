@@ -270,16 +270,15 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     async with _database(settings) as db:
         service = Service(settings, db)
         async with service.session:
-            tasks = [asyncio.create_task(_keep(name, act), name=name) for name, act in service.parts().items()]
             try:
-                await service.session.connected()
-                await service.subscribed.wait()
-                ready()
-                await asyncio.gather(*tasks)
+                # A group cancels each part once and waits for it. A second time would cut short how it ends: a rollback, an UNSUBSCRIBE.
+                async with asyncio.TaskGroup() as parts:
+                    for name, act in service.parts().items():
+                        parts.create_task(_keep(name, act), name=name)
+                    await service.session.connected()
+                    await service.subscribed.wait()
+                    ready()
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
                 await _release(service.leases)
 
 

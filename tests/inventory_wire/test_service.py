@@ -274,15 +274,18 @@ async def test_changes_and_notifications_are_published(place: Installation, db: 
 
 
 async def test_it_ends_within_five_seconds_and_lets_go(place: Installation, db: Database) -> None:
-    """SIGTERM: exit 0, its shards free for another replica at once, the first password forgotten since its start."""
+    """SIGTERM: exit 0, its shards free for another replica at once, the first password forgotten since its start, and nothing that reads
+    like a fault: each part has come to its end, the transaction and the subscription of each too."""
     (place.secrets / "admin-password").write_text("a-password")
     await place.start("inventory")
     async with db.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL") == 256
     assert not (place.secrets / "admin-password").exists()
+    await until(lambda: "reading intents" in place.log("inventory"), "the reader of intents")
     watch = Stopwatch()
     assert await place.kill("inventory", signal.SIGTERM) == 0
     assert watch.seconds() < 5
+    assert not [line for line in place.log("inventory").splitlines() if '"level": "error"' in line]
     async with db.acquire() as connection:
         assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL") == 0
 

@@ -158,13 +158,11 @@ class InventoryProcess(ServerProcess):
         service = Service(SETTINGS, self.db)  # type: ignore[arg-type]
         service.leases._name = self.name
         parts = service.parts()
-        tasks = [asyncio.create_task(_keep(name, parts[name]), name=name) for name in PARTS]
         try:
-            await asyncio.gather(*tasks)
+            async with asyncio.TaskGroup() as tasks:
+                for name in PARTS:
+                    tasks.create_task(_keep(name, parts[name]), name=name)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if self.alive:
                 await _release(service.leases)
             self.over()
