@@ -15,9 +15,11 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
+import asyncpg
+
 from inventory.actor import Actor
 from inventory.db import Database, dumps
-from inventory.errors import Forbidden
+from inventory.errors import Forbidden, Outdated
 from inventory.ids import new_id
 from inventory.kind import Field, Kind, Scalar
 from inventory.kinds import ROWS
@@ -68,7 +70,7 @@ class BulkWriter(Writer):
     async def make_many(self, kind: Kind, rows: Sequence[Mapping[str, Any]], actor_of: ActorOf) -> list[Resource]:
         """New rows from values that the caller answers for, named by their ids; as they are then. For kinds without computed fields.
 
-        Raises Forbidden; a breach of the schema is the database's own error."""
+        Raises Forbidden, Outdated; any other breach of the schema is the database's own error."""
         if not rows:
             return []
         assert not any(f.computed for f in kind.fields), kind.name
@@ -76,7 +78,10 @@ class BulkWriter(Writer):
         made: list[Resource] = [{"id": row["id"], "kind": kind.name} | {f.name: _seen(f, row[f.name]) for f in kind.fields} for row in full]
         for resource in made:
             self._check_maker(kind, actor_of(resource))
-        await self.tx.raw.execute(_insert(kind), *_columns(kind.fields, full))
+        try:
+            await self.tx.raw.execute(_insert(kind), *_columns(kind.fields, full))
+        except asyncpg.ForeignKeyViolationError as error:
+            raise Outdated(f"what a new {kind.name} refers to has gone: {error}") from error
         for resource in made:
             self._draft(kind, "created", resource, None, actor_of(resource))
         return made

@@ -100,6 +100,13 @@ class Unavailable(InventoryError):
     title = "Unavailable"
 
 
+class Outdated(InventoryError):
+    """What a write refers to has gone since it was decided: decide it again."""
+
+    status = 409
+    title = "Outdated"
+
+
 class LeaseLost(InventoryError):
     """Another replica has taken this work over: what was decided here must not be written."""
 

@@ -249,6 +249,10 @@ WHERE EXISTS (
       AND (w.lease_until IS NULL OR w.lease_until <= clock.now OR w.lease_until > clock.now + interval '1 hour')
 );
 
+-- name: work_in_hand
+-- $1 manager
+SELECT key FROM work WHERE manager = $1 AND lease_until IS NOT NULL ORDER BY key;
+
 -- name: work_stats
 SELECT manager, count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NOT NULL) AS queued,
        count(*) FILTER (WHERE NOT halted AND lease_until IS NULL AND due_at IS NULL) AS waiting,

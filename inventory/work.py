@@ -188,6 +188,11 @@ def _keys(claimed: Sequence[Claimed]) -> tuple[list[str], list[int]]:
     return [c.key for c in claimed], [c.fence for c in claimed]
 
 
+async def in_hand(connection: Connection, manager: str) -> list[str]:
+    """Keys that are being decided on just now, by whatever was there when they were claimed."""
+    return [row["key"] for row in await connection.fetch(SQL["work_in_hand"], manager)]
+
+
 async def waiting(connection: Connection, keys: Sequence[str]) -> list[Waiting]:
     """What the queue says of these keys, all managers."""
     rows = await connection.fetch("SELECT * FROM work WHERE key = ANY ($1::text[]) ORDER BY manager, key", list(keys))

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from inventory.actor import Actor
 from inventory.changes import Change
-from inventory.errors import LeaseLost, Unavailable
+from inventory.errors import LeaseLost, Outdated, Unavailable
 from inventory.metrics import METER, OUTCOMES, RECONCILED, WAITED
 from inventory.store import Lease
 from inventory.work import Claimed, WorkQueue, at_least
@@ -34,6 +34,8 @@ POLL_S = 0.5
 """How often an idle process asks the database what is due: other replicas, and pauses that end, wake nobody here."""
 AWAY_S = 1.0
 """Pause after the database could not be reached."""
+ANEW = timedelta(milliseconds=200)
+"""Pause before a key is decided anew whose decision came too late."""
 
 
 class Interest(Protocol):
@@ -197,6 +199,10 @@ class Worker:
             if len(claimed) > 1:
                 for each in claimed:
                     await self._settle([each], outcomes)
+                return
+            if isinstance(error, Outdated):
+                log.info("decided too late, and anew", extra={"kind": self.manager.queue, "key": claimed[0].key, "error": str(error)})
+                await self._give_back(claimed, ANEW)
                 return
             report = await self._settle_broken(claimed[0], error)
         self._tell(report)

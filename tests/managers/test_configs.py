@@ -1,9 +1,15 @@
 """Configs, from what a user asks for to what a device has: flow 1, on the real store, change log and managers."""
 
+import asyncio
+import logging
+from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from inventory.changes import position
 from inventory.work import waiting
+from managers.kinds.placement import PlacementReconciler
 from tests.managers.fleet import ADMIN, Fleet, contents, eventually, managed
 
 
@@ -261,6 +267,62 @@ async def test_two_replicas_make_one_command_a_host(fleet: Fleet) -> None:
         await fleet.quiet()
         assert sorted(order.device for order in fleet.wire.orders) == sorted(hosts * 2)
         assert len({order.id for order in fleet.wire.orders}) == 24
+
+
+@dataclass
+class Stalled:
+    """The first placement that wants anything has read, and is held up before it writes until `go`."""
+
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@pytest.fixture
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Stalled:
+    held, render = Stalled(), PlacementReconciler._render
+
+    async def slow(reconciler: PlacementReconciler, *args: Any) -> Any:
+        wanted = await render(reconciler, *args)
+        if any(wanted.values()) and not held.read.is_set():
+            held.read.set()
+            await held.go.wait()
+        return wanted
+
+    monkeypatch.setattr(PlacementReconciler, "_render", slow)
+    return held
+
+
+async def test_a_config_that_leaves_a_host_just_being_decided_on(fleet: Fleet, stalled: Stalled) -> None:
+    """Nothing says yet that the host has it, and its selector no longer matches the host: it is looked at again all the same."""
+    async with managed(fleet):
+        host = await fleet.host("a", labels={"line": "4"})
+        config = await fleet.config("motd", "")
+        await stalled.read.wait()
+        await fleet.patch("config", "motd", selector="labels.line = 5")
+        await eventually(lambda: _once_more(fleet, host))
+        stalled.go.set()
+        await fleet.quiet()
+        assert await fleet.host_config(host, config["id"]) is None
+        assert fleet.files == {}
+
+
+async def test_a_config_deleted_while_it_is_decided_on(fleet: Fleet, stalled: Stalled, caplog: pytest.LogCaptureFixture) -> None:
+    """It has gone before its host-config can be made: that is decided again, and is nobody's failure."""
+    async with managed(fleet):
+        host = await fleet.host("a")
+        config = await fleet.config("motd", "")
+        await stalled.read.wait()
+        await fleet.store.delete("config", "motd", ADMIN)
+        await eventually(lambda: _none(fleet, "config"))
+        stalled.go.set()
+        await fleet.quiet()
+        assert await fleet.host_config(host, config["id"]) is None
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def _once_more(fleet: Fleet, host: str) -> bool:
+    async with fleet.db.acquire() as connection:
+        return bool(await connection.fetchval("SELECT again > 0 FROM work WHERE manager = 'placement' AND key = $1", host))
 
 
 async def _gone(fleet: Fleet, host: str, config: str) -> bool:

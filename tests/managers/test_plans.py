@@ -204,6 +204,8 @@ def test_a_config_is_handed_on_to_the_hosts_that_it_concerns() -> None:
     """With a fresh start, as the user has stepped in; one that has gone concerns nobody."""
     [enqueue] = config_manager.plan(Outline("conf-1", "", deleted=False), ["host-2", "host-1"]).effects
     assert enqueue == Enqueue("placement", ("host-1", "host-2"), Strength.FRESH)
+    doubtful = config_manager.plan(Outline("conf-1", "", deleted=False), ["host-1"], deciding=["host-3", "host-1"]).effects[1]
+    assert doubtful == Enqueue("placement", ("host-3",), Strength.CHANGED)
     assert config_manager.plan(None, []) == Done()
 
 

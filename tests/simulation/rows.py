@@ -236,8 +236,12 @@ def _insert_many(found: re.Match[str]) -> Model:
     return insert
 
 
+_REFERRING = {"host-config": ("host", "config"), "command": ("host",)}
+"""Columns that name a row of the table of their own name."""
+
+
 def insert_row(m: Memory, kind: Kind, values: Row, *, encoded: bool = False) -> Row:
-    """A row with the defaults of its model. Raises UniqueViolationError. `encoded`: JSON is text already."""
+    """A row with the defaults of its model. Raises UniqueViolationError, ForeignKeyViolationError. `encoded`: JSON is text already."""
     json = {f.name for f in kind.fields if f.scalar in (Scalar.JSON, Scalar.LABELS)}
     defaults = {n: json_text(v) if n in json else v for n, v in _defaults(kind.name).items()}
     row = defaults | (values if encoded else {n: json_text(v) if n in json else v for n, v in values.items()})
@@ -247,6 +251,9 @@ def insert_row(m: Memory, kind: Kind, values: Row, *, encoded: bool = False) -> 
         (other["host"], other["config"]) == (row["host"], row["config"]) for other in m["host_config"].rows.values()
     ):
         raise asyncpg.UniqueViolationError('duplicate key value violates unique constraint "uid_host_config"')
+    for name in _REFERRING.get(kind.name, ()):
+        if row[name] not in m[name].rows:
+            raise asyncpg.ForeignKeyViolationError(f'insert on table "{kind.table}" violates foreign key constraint: {name} {row[name]}')
     m[kind.table].put(row["id"], row)
     return row
 

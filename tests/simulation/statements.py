@@ -233,6 +233,12 @@ def due_work(m: Memory, managers: Sequence[str], now: datetime | None) -> Rows:
     return [{"manager": manager} for manager in managers if manager in due]
 
 
+@models("work_in_hand")
+def work_in_hand(m: Memory, manager: str) -> Rows:
+    held = (row["key"] for row in m["work"].rows.values() if row["manager"] == manager and row["lease_until"] is not None)
+    return [{"key": key} for key in sorted(held)]
+
+
 # --- enrollment ---------------------------------------------------------------------------------------------------------------
 
 
