@@ -8,10 +8,10 @@ no command) on the same database.
 import asyncio
 import time
 
-from benchmarks.fleet import Standing, add_flags, standing
+from benchmarks.fleet import Standing, alone
 from benchmarks.ground import Failed
 from benchmarks.reconcile import lean
-from benchmarks.report import Row, arguments, say
+from benchmarks.report import Row
 
 TARGET_S = 60.0
 LIMIT_S = 300.0
@@ -75,10 +75,7 @@ def _file(content: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    add_flags(parser)
-    with standing(parser.parse_args()) as stand:
-        say(measure(stand))
+    alone(__doc__, measure)
 
 
 if __name__ == "__main__":

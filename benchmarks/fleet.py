@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks.ground import CONTROL_PLANE, ROOT, Failed, Installation, end, installation, until
 from benchmarks.meters import Load
+from benchmarks.report import Row, arguments, say
 from broker.topics import Topics
 from edge_agent.simulated.control import tell
 from inventory.authority import Authority
@@ -173,3 +174,11 @@ def standing(options: argparse.Namespace) -> Iterator[Standing]:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agents", type=int, default=10_000)
     parser.add_argument("--broker", choices=("mosquitto", "embedded"), default="mosquitto")
+
+
+def alone(doc: str | None, measure: Callable[[Standing], Row]) -> None:
+    """A script that measures one row on a standing fleet. `doc`: its docstring."""
+    parser = arguments(doc)
+    add_flags(parser)
+    with standing(parser.parse_args()) as stand:
+        say(measure(stand))

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from benchmarks.fleet import Standing, add_flags, standing
+from benchmarks.fleet import Standing, alone
 from benchmarks.ground import CONTROL_PLANE, until
 from benchmarks.meters import Load
-from benchmarks.report import Row, arguments, say
+from benchmarks.report import Row
 
 TARGET_S = 60.0
 LIMIT_S = 240.0
@@ -81,10 +81,7 @@ def _frozen(stand: Standing) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    add_flags(parser)
-    with standing(parser.parse_args()) as stand:
-        say(measure(stand))
+    alone(__doc__, measure)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fleetward import launch, postgres
-from inventory.db import migrate
+from inventory.db import Database, migrate
+from inventory.store import Store
 from tests.waiting import until
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -110,6 +111,19 @@ def inventory_url(databases: Databases, migrated: str) -> Iterator[str]:
     name = databases.create(migrated)
     yield databases.url(name)
     databases.drop(name)
+
+
+@pytest.fixture
+async def db(inventory_url: str) -> AsyncIterator[Database]:
+    """`inventory_url`, opened."""
+    database = await Database.open(inventory_url, application="test", pool_size=10)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def store(db: Database) -> Store:
+    return Store(db)
 
 
 @pytest.fixture

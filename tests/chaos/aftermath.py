@@ -119,10 +119,10 @@ async def _rows(ground: Ground) -> list[Row]:
             rows.append(
                 Row(
                     position=row["position"],
-                    kind=row["kind"],
                     id=row["resource_id"],
                     op=row["op"],
                     version=row["version"],
+                    kind=row["kind"],
                     resource=dict(resource) if resource else None,
                     good=good,
                     published=BY_NAME[row["kind"]].published,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.chaos.history import Event, History, Intent, Json, Outcome, Round, Row
+from tests.chaos.history import History, Intent, Json, Outcome, Round, Row
 
 LEDGER_VERB = "chaos.append"
 """The test-only verb: not idempotent."""
@@ -127,7 +127,7 @@ def chain_intact(history: History) -> Check:
 
 def reader_told_true(history: History) -> Check:
     """G8: a reader that went on from where it was got every published change once, in order, as the log has it to the end."""
-    log = [Event(row.position, row.id, row.op, row.version) for row in history.rows if row.published]
+    log = [row.event for row in history.rows if row.published]
     told = set(history.events)
     problems = [f"the reader never got position {event.position} ({event.op} of {event.id})" for event in log if event not in told]
     problems += [f"position {event.position} was told as {event.op} of {event.id}, which is not in the log" for event in told - set(log)]

@@ -79,18 +79,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Event):
     """A row of the change log as it stands in the database; texts as Postgres writes them. `good`: its hash follows from the row before.
     `published`: its kind is shown to readers at all."""
 
-    position: int
     kind: str
-    id: str
-    op: str
-    version: int
     resource: Json | None
     good: bool
     published: bool = True
+
+    @property
+    def event(self) -> Event:
+        """What a reader gets of it."""
+        return Event(self.position, self.id, self.op, self.version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ import pytest
 
 from tests.chaos import checks
 from tests.chaos.checks import CHECKS, LEDGER_VERB, examine
-from tests.chaos.history import Discovery, Effect, Ended, Event, History, Intent, Outcome, Round, Row, Sighting
+from tests.chaos.history import Discovery, Effect, Ended, History, Intent, Outcome, Round, Row, Sighting
 
 HOST = "host-1"
 
 
 def config_row(position: int, version: int, text: str) -> Row:
-    return Row(position, "config", "conf-1", "updated", version, {"files": [{"content": text}]}, good=True)
+    return Row(position, "conf-1", "updated", version, "config", {"files": [{"content": text}]}, good=True)
 
 
 def host_row(position: int, version: int, presence: str) -> Row:
-    return Row(position, "host", HOST, "updated", version, {"presence": presence}, good=True)
+    return Row(position, HOST, "updated", version, "host", {"presence": presence}, good=True)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def good() -> History:
         discoveries=[Discovery(1.0, HOST, "disk-1")],
         rounds=[Round("pull-cable", 10.0, 20.0, 25.0, frozenset({HOST}), {HOST: 8.0})],
         sightings=[Sighting(0.0, 1), Sighting(2.0, 3), Sighting(15.0, 4), Sighting(22.0, 6)],
-        events=[Event(row.position, row.id, row.op, row.version) for row in rows],
+        events=[row.event for row in rows],
         rows=rows,
         commands=[Ended("cmd-1", HOST, LEDGER_VERB, "succeeded"), Ended("cmd-2", HOST, LEDGER_VERB, "unknown")],
         effects=[Effect(HOST, "cmd-1", "begin"), Effect(HOST, "cmd-1", "end"), Effect(HOST, "cmd-2", "begin")],

@@ -1,4 +1,4 @@
-"""A database, a store, and an authority that has been through bootstrap.
+"""An authority that has been through bootstrap, and a database for a file's tests.
 
 These tests share one database a file and empty it after each test: copying one takes five times as long, and there are many of them.
 """
@@ -12,8 +12,6 @@ import asyncpg
 import pytest
 
 from inventory.authority import Authority
-from inventory.db import Database
-from inventory.store import Store
 
 EMPTY = """
 DO $$
@@ -48,18 +46,6 @@ async def inventory_url(shared_url: str) -> AsyncIterator[str]:
     )
     await connection.execute(EMPTY)
     await connection.close()
-
-
-@pytest.fixture
-async def db(inventory_url: str) -> AsyncIterator[Database]:
-    opened = await Database.open(inventory_url, application="tests", pool_size=8)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def store(db: Database) -> Store:
-    return Store(db)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Fixtures of the managers' tests: a fleet on a database of the test's own, and keys to sign commands with."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ def command_secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("managers") / "secrets"
     Authority(directory).bootstrap()
     return directory
-
-
-@pytest.fixture
-async def db(inventory_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(inventory_url, application="test", pool_size=10)
-    yield database
-    await database.close()
 
 
 @pytest.fixture
