@@ -186,6 +186,7 @@ def throwaway() -> dict[str, str]:
         "max_wal_size": "1GB",
         "checkpoint_timeout": "1h",
         "autovacuum_naptime": "10min",
+        "dynamic_shared_memory_type": "mmap",  # in its own directory, which goes also when it was killed
         "jit": "off",
     }
 

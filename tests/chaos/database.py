@@ -20,6 +20,7 @@ SETTINGS = {
     "max_wal_size": "96MB",
     "min_wal_size": "32MB",
     "wal_keep_size": "32MB",
+    "dynamic_shared_memory_type": "posix",  # the disk that is filled shall stop what is written to disk, and nothing else
 }
 """Kept by the kernel, not by a disk: nothing here survives a power cut, and no nemesis is one."""
 REPLICA = "chaos_standby"

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from tests.chaos.ground import SERVERS, Ground
 from tests.chaos.nemeses import Nemesis, host_of
+from tests.chaos.parts import Part
 
+_SHARED = Path("/dev/shm")
+"""Where libfaketime keeps a clock by process id, and leaves it when the process is killed: the next one of that id stumbles on it."""
 _PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
 
 
@@ -46,10 +49,16 @@ class WrongClock(Nemesis):
         parts = [ground.part(name) for name in self._parts]
         for part in parts:
             part.kill()
+            _sweep(part)
             part.extra = extra
         for part in (p for p in parts if p.name == "postgres"):
             await part.start()
         await asyncio.gather(*(part.start() for part in parts if part.name != "postgres"))
+
+
+def _sweep(part: Part) -> None:
+    for left in _SHARED.glob(f"*faketime_s*_{part.pid}") if part.extra else ():
+        left.unlink()
 
 
 SERVER = ("postgres", *SERVERS)
