@@ -45,7 +45,8 @@ simulate: .venv/installed-dev
 	$(BIN)/python -m tests.simulation --seeds 1000 --jobs $$(nproc) $(ARGS)
 	$(BIN)/python -m tests.simulation.mutations
 
-# Whatever can break is broken, healed, and what was promised is checked (docs/chaos.md). `make chaos ARGS="--help"` has the flags.
+# A thousand simulated worlds, then a real installation: whatever can break is broken, healed, and what was promised is checked
+# (docs/chaos.md). `make chaos ARGS="--help"` has the flags.
 chaos: .venv/installed-dev
 	@.ci/system-packages
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -1,10 +1,12 @@
-"""`python -m tests.chaos`: put a real installation under chaos, and check the recorded history. Called by `make chaos`.
+"""`python -m tests.chaos`: put a thousand simulated worlds and then a real installation under chaos, and check what was promised. Called by
+`make chaos`.
 
 Exit status: 0 all checks hold, 1 one does not, 2 usage.
 """
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,11 +15,14 @@ from pathlib import Path
 from tests.chaos.checks import Check
 from tests.chaos.nemeses.registry import NEMESES
 from tests.chaos.run import run
-from tests.chaos.schedule import BROKERS, PLUG, Step, plan
+from tests.chaos.schedule import BROKERS, PLUG, Step, plan, worlds
 from tests.chaos.story import Story
+from tests.simulation.__main__ import main as simulated
 
 SHOWN = 12
 """Problems of a check that are printed."""
+WORLDS = 1000
+"""Simulated worlds that come before a whole run (docs/simulation.md)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was mounted and started is taken away
     story = Story()
-    good = True
     try:
+        good = _worlds(options, story)
         for broker, steps in _plans(options):
             good = asyncio.run(_on(broker, steps, options, story)) and good
     except KeyboardInterrupt:
@@ -40,6 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     story.plain(f"\nverdict: {'everything held' if good else 'SOMETHING DID NOT HOLD'} (seed {options.seed}, {story.now():.0f} s)")
     return 0 if good else 1
+
+
+def _worlds(options: argparse.Namespace, story: Story) -> bool:
+    """Whether every promise was kept in each of them."""
+    whole = not (options.plug or options.only)
+    seeds = worlds(options.seed, options.worlds if options.worlds is not None else WORLDS if whole else 0)
+    if not seeds:
+        return True
+    story.plain(f"== simulated worlds, seeds {seeds.start} to {seeds.stop - 1}")
+    return simulated(["--seeds", str(len(seeds)), "--from", str(seeds.start), "--jobs", str(os.cpu_count() or 1)]) == 0
 
 
 def _plans(options: argparse.Namespace) -> list[tuple[str, Sequence[Step]]]:
@@ -74,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--broker", choices=(*BROKERS, "both"), default="both", help="default both: what has nothing to do with it comes on one"
     )
+    parser.add_argument("--worlds", type=int, metavar="N", help=f"simulated worlds that come first (default {WORLDS}; none with --only)")
     parser.add_argument("--everywhere", action="store_true", help="every nemesis on each broker")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same schedule (default 1)")
     parser.add_argument("--rounds", type=int, default=1, help="how often each nemesis comes (default once)")

@@ -42,6 +42,11 @@ def plan(seed: int, names: Sequence[str], rounds: int = 1, everywhere: bool = Fa
     return {broker: tuple(found) for broker, found in steps.items()}
 
 
+def worlds(seed: int, count: int) -> range:
+    """The seeds of the simulated worlds of a run: as many, and others, for each seed."""
+    return range(1 + (seed - 1) * count, 1 + seed * count)
+
+
 def _deal(chance: random.Random, names: Sequence[str], everywhere: bool) -> dict[str, list[str]]:
     dealt: dict[str, list[str]] = {broker: [name for name in names if everywhere or name in ON_BOTH] for broker in BROKERS}
     rest = [name for name in names if name not in dealt[BROKERS[0]]]

@@ -5,7 +5,7 @@ import pytest
 from tests.chaos.ground import WILL_S
 from tests.chaos.nemeses.processes import MARGIN_S
 from tests.chaos.nemeses.registry import NEMESES
-from tests.chaos.schedule import BROKERS, ON_BOTH, PLUG, plan
+from tests.chaos.schedule import BROKERS, ON_BOTH, PLUG, plan, worlds
 
 NAMES = list(NEMESES)
 
@@ -22,6 +22,12 @@ def test_each_nemesis_comes_once_a_round_on_one_of_the_brokers() -> None:
     on = {broker: [step.nemesis for step in steps] for broker, steps in planned.items()}
     assert sorted([*on["embedded"], *on["mosquitto"]]) == sorted([*NAMES, *ON_BOTH])
     assert set(on["embedded"]) & set(on["mosquitto"]) == ON_BOTH
+
+
+def test_each_seed_has_simulated_worlds_of_its_own() -> None:
+    """From the first one on, none left out, none twice, and none where none are asked for."""
+    assert [seed for run in (1, 2, 3) for seed in worlds(run, 100)] == list(range(1, 301))
+    assert not worlds(7, 0)
 
 
 @pytest.mark.parametrize("broker", BROKERS)

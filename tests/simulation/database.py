@@ -8,6 +8,7 @@ killed process leaves one half done.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
@@ -28,6 +29,11 @@ AT_ONCE = 0.6
 """How often a statement takes no time that anything else could use: it costs nothing to simulate then."""
 GONE = "the database can't be reached"
 
+_READS = frozenset({SQL["host_lives"], SQL["placed_configs"]})
+"""The last of what the managers for hosts and for placement read before they decide."""
+_STALL: ContextVar[float] = ContextVar("stall", default=0.0)
+"""How long the next transaction of a task takes to get to the server."""
+
 
 @dataclass(eq=False)
 class Process:
@@ -38,6 +44,8 @@ class Process:
     paused_until: float = 0.0
     pauses_with_keys_s: float = 0.0
     """The next time that it has claimed keys of the work queue it is stopped for so long, with these in its hands."""
+    stalls_s: float = 0.0
+    """The next time that a manager in it has read what its keys need, what it decides takes so long to get to the server."""
 
 
 @dataclass
@@ -49,6 +57,8 @@ class Moods:
     slow_s: tuple[float, float] = (0.5, 20.0)
     cut_before: float = 0.0
     cut_after: float = 0.0
+    fine: bool = False
+    """It is well from now on, and so is the way to it."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,9 @@ class Connection:
         if found and self.process.pauses_with_keys_s and sql == SQL["claim_work"]:
             self.process.paused_until = self._server.loop.now + self.process.pauses_with_keys_s
             self.process.pauses_with_keys_s = 0.0
+        if self.process.stalls_s and sql in _READS:
+            _STALL.set(self.process.stalls_s)
+            self.process.stalls_s = 0.0
         return found
 
     def write_row(self, act: str, kind: Kind, id: str, values: Row) -> None:
@@ -179,7 +192,7 @@ class Connection:
             case "insert":
                 try:
                     rows.insert_row(memory, kind, values)
-                except asyncpg.UniqueViolationError as error:
+                except (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError) as error:
                     raise IntegrityError(str(error)) from error
             case "update":
                 rows.update_row(memory, kind, id, values)
@@ -280,13 +293,22 @@ class SimulatedDatabase:
     async def _wait(self) -> None:
         """The way to the server; a stopped process does not get there before it goes on."""
         dice, moods, loop = self.server.dice, self.server.moods, self.server.loop
+        if stall := _STALL.get():
+            _STALL.set(0.0)
+            await self._held_up(stall)
         fate = dice.random()
         if fate < moods.slow:
-            await asyncio.sleep(dice.uniform(*moods.slow_s))
+            await self._held_up(dice.uniform(*moods.slow_s))
         elif fate > AT_ONCE:
             await asyncio.sleep(dice.uniform(*moods.delay_s))
-        while self.process.paused_until > loop.now:
-            await asyncio.sleep(self.process.paused_until - loop.now + 0.001)
+        while (left := self.process.paused_until - loop.now) > 0:
+            await asyncio.sleep(min(1.0, left) + 0.001)
+
+    async def _held_up(self, seconds: float) -> None:
+        """For so long, but no longer than until the server is fine again."""
+        end = self.server.loop.now + seconds
+        while (left := end - self.server.loop.now) > 0 and not self.server.moods.fine:
+            await asyncio.sleep(min(1.0, left))
 
     async def _on_the_way(self, risk: float) -> None:
         """Around a commit: the process may be killed here, and the connection may end."""

@@ -83,6 +83,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "A new epoch begins at 2, so that the server waits for its first message for ever.",
     ),
     Mutation(
+        "dials-rarely",
+        "edge_agent/connection.py",
+        "    limit = min(DIAL_MAX_S, DIAL_FIRST_S * 2.0 ** min(failures, 10))",
+        "    limit = 6 * DIAL_MAX_S",
+        "The agent waits so long before it dials again that little is as it should be 30 s after the way is open.",
+    ),
+    Mutation(
         "takes-gaps",
         "inventory/streams.py",
         "if seq == stream.seq + 1:",
@@ -164,6 +171,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "return Settled(Fate.DONE, Entry(held.key, held.now), True) if held.again else Settled(Fate.DONE, None)",
         "return Settled(Fate.DONE, None)",
         "A trigger that came while its key was being reconciled is forgotten.",
+    ),
+    Mutation(
+        "overlooks-hosts-in-hand",
+        "managers/kinds/config.py",
+        "    doubtful = tuple(sorted(set(deciding) - set(concerned)))",
+        "    doubtful = ()",
+        "A host that is being decided on by what a config was before is not looked at again, although the config has just left it.",
     ),
     Mutation(
         "cursor-before-triggers",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from broker.client import NotConnected, Received, SessionDown, SessionUp
 from broker.messages import AUTHENTICATED
@@ -37,16 +37,22 @@ class Weather:
     double: float = 0.0
     late: float = 0.0
     late_s: tuple[float, float] = (1.0, 60.0)
+    orderly: bool = False
+    """What goes one way arrives in the order in which it went, as MQTT wants it (3.1.1, section 4.6)."""
 
 
 @dataclass(eq=False)
 class Path:
-    """The way between the broker and one endpoint. `cuts`: how often it has been cut."""
+    """The way between the broker and one endpoint. `cuts`: how often it has been cut. `lag_s`: the broker is a cluster, and by so much does
+    its node at this end hand on later what it takes from a connection that begins now."""
 
     name: str
     up: bool = True
     down: bool = True
     cuts: int = 0
+    lag_s: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+    """By direction, when the last message arrives that keeps its place."""
 
     @property
     def whole(self) -> bool:
@@ -64,6 +70,7 @@ class Client:
     filters: dict[str, None] = field(default_factory=dict)
     will: tuple[str, bytes] | None = None
     keepalive_s: float = 30.0
+    lag_s: float = 0.0
 
 
 class Broker:
@@ -76,6 +83,8 @@ class Broker:
         self.era = 0
         self.clients: dict[str, Client] = {}
         self.past: list[tuple[str, bytes]] = []
+        self.dawdles_until = 0.0
+        """By then everything has arrived that takes longer than others."""
         self.published: Callable[[str, bytes], object] = lambda topic, payload: None
 
     # --- connections ---
@@ -92,9 +101,19 @@ class Broker:
             return
         del self.clients[client.id]
         if will and client.will is not None:
-            later(self.dice.choice((0.0, 0.01, 1.0, 20.0)) * self.dice.random(), self._of_era, self.era, *client.will)
+            self._dawdle(client.lag_s + self.dice.choice((0.0, 0.01, 1.0, 20.0)) * self.dice.random(), *client.will)
         if told:
             later(self.dice.uniform(0.0, 0.2), client.lost, reason)
+
+    def reset(self, id: str) -> None:
+        """The connection of this client breaks, and both ends notice."""
+        if (client := self.clients.get(id)) is not None:
+            self.detach(client, will=True, reason="reset")
+
+    def _dawdle(self, seconds: float, topic: str, payload: bytes) -> None:
+        """Hand a message on so much later, unless the broker has gone by then."""
+        self.dawdles_until = max(self.dawdles_until, self.loop.now + seconds)
+        later(seconds, self._of_era, self.era, topic, payload)
 
     def _of_era(self, era: int, topic: str, payload: bytes) -> None:
         if era == self.era:
@@ -118,15 +137,19 @@ class Broker:
         """From a client; arrives where the client is still connected by then."""
 
         def arrive() -> None:
-            if self.clients.get(client.id) is client:
+            if self.clients.get(client.id) is not client:
+                return
+            if client.lag_s:
+                self._dawdle(client.lag_s, topic, payload)
+            else:
                 self.route(topic, payload)
 
-        self._carry(client.path.up, arrive)
+        self._carry(client.path, "up", arrive)
 
     def replay(self, most: int) -> None:
         """As a hostile broker does: what passed before passes once more."""
         for topic, payload in self.dice.sample(self.past, min(most, len(self.past))):
-            later(self.dice.uniform(0.0, 5.0), self._of_era, self.era, topic, payload)
+            self._dawdle(self.dice.uniform(0.0, 5.0), topic, payload)
 
     def route(self, topic: str, payload: bytes) -> None:
         if len(self.past) < REMEMBERED and topic.endswith(REPLAYED):
@@ -134,21 +157,27 @@ class Broker:
         self.published(topic, payload)
         for client in list(self.clients.values()):
             if any(_fits(each, topic) for each in client.filters):
-                self._carry(client.path.down, self._deliver, client, topic, payload)
+                self._carry(client.path, "down", self._deliver, client, topic, payload)
 
     def _deliver(self, client: Client, topic: str, payload: bytes) -> None:
         if self.clients.get(client.id) is client:
             client.receive(topic, payload)
 
-    def _carry(self, passable: bool, arrive: Callable[..., object], *args: Any) -> None:
+    def _carry(self, path: Path, way: Literal["up", "down"], arrive: Callable[..., object], *args: Any) -> None:
         """One way of one message: it arrives once, twice, later or not at all."""
         weather, dice = self.weather, self.dice
-        if not passable or (weather.drop and dice.random() < weather.drop):
+        if not (path.up if way == "up" else path.down) or (weather.drop and dice.random() < weather.drop):
             return
         times = 2 if weather.double and dice.random() < weather.double else 1
         for _ in range(times):
             slow = weather.late and dice.random() < weather.late
-            later(dice.uniform(*(weather.late_s if slow else weather.delay_s)), self._arrive, self.era, arrive, args)
+            seconds = dice.uniform(*(weather.late_s if slow else weather.delay_s))
+            if slow:
+                self.dawdles_until = max(self.dawdles_until, self.loop.now + seconds)
+            if weather.orderly:
+                seconds = max(seconds, path.last.get(way, 0.0) - self.loop.now + 1e-6)
+                path.last[way] = self.loop.now + seconds
+            later(seconds, self._arrive, self.era, arrive, args)
 
     def _arrive(self, era: int, arrive: Callable[..., object], args: tuple[Any, ...]) -> None:
         if era == self.era:
@@ -206,7 +235,8 @@ class DeviceLink:
         self._broker, self._deliver = broker, deliver
         self._over = False
         will = connect.will_topic, connect.will
-        self._client = Client(device, path, self._receive, self._lost, {connect.subscribe: None}, will, keepalive_s=connect.keepalive_s)
+        filters: dict[str, None] = {connect.subscribe: None}
+        self._client = Client(device, path, self._receive, self._lost, filters, will, connect.keepalive_s, path.lag_s)
         if not broker.alive:
             later(broker.dice.uniform(0.01, 0.5), self._lost, "connection refused")
         elif not path.whole:
@@ -307,7 +337,7 @@ class ServiceSession:
     async def _running(self) -> None:
         """A stopped process takes and gives nothing."""
         while (wait := self._process.paused_until - self._broker.loop.now) > 0:
-            await asyncio.sleep(wait)
+            await asyncio.sleep(min(1.0, wait))
 
     def vanish(self) -> None:
         """Its process is gone."""

@@ -125,10 +125,29 @@ def _trouble(dice: Random, shape: Shape) -> list[Event]:
             # Something to hold in its hands while it is stopped, for longer than a lease lasts.
             work = Event(at, "place_config", (dice.randrange(3), "", (dice.choice(PATHS),), dice.randrange(3)))
             return [Event(at, "pause_process", (*process, seconds)), work]
+        case "stall":
+            return _correction(dice, at)
         case "kill" | "stop":
             return [Event(at, f"{what}_process", (*process, seconds))]
         case _:
             return [Event(at, "crash_database", (seconds / 2,))]
+
+
+def _correction(dice: Random, at: float) -> list[Event]:
+    """Somebody changes at once what has just been asked for, while a manager still decides on what it has read of that."""
+    config, paths, priority = dice.randrange(3), (dice.choice(PATHS),), dice.randrange(3)
+    seconds = dice.uniform(4.0, 12.0)
+    better = dice.choice(
+        (
+            ("change_config", (config, dice.randrange(1000))),
+            *(("place_config", (config, group, paths, priority)) for group in GROUPS[:2]),
+        )
+    )
+    return [
+        Event(at, "stall_managers", (dice.randrange(2), seconds)),
+        Event(at, "place_config", (config, "", paths, priority)),
+        Event(at + dice.uniform(1.0, seconds), *better),
+    ]
 
 
 def _of_a_device(dice: Random, what: str, device: int, seconds: float) -> tuple[str, tuple[Any, ...]]:
@@ -145,6 +164,8 @@ def _of_a_device(dice: Random, what: str, device: int, seconds: float) -> tuple[
             return "fill_disk", (device, seconds)
         case "clock":
             return "skew_clock", (device, dice.uniform(-86400, 86400))
+        case "roams":
+            return "roam_device", (device, dice.uniform(15.0, 40.0), dice.uniform(6.0, 12.0))
         case "fails":
             return "fail_applies", (device, str(dice.choice(CODES)), dice.randint(1, 3))
         case _:
@@ -152,9 +173,25 @@ def _of_a_device(dice: Random, what: str, device: int, seconds: float) -> tuple[
 
 
 _CUTS = ((True, True), (True, False), (False, True))
-_OF_A_DEVICE = ("crash", "crash at commit", "crash in effects", "journal", "disk", "clock", "fails", "cut")
+_OF_A_DEVICE = ("crash", "crash at commit", "crash in effects", "journal", "disk", "clock", "fails", "cut", "roams")
 _TROUBLES = (
     *_OF_A_DEVICE,
-    *("crash", "crash at commit", "fails", "cut"),
-    *("cut process", "replay", "replay", "broker", "broker", "kill", "kill", "kill", "stop", "pause", "pause", "database", "database"),
+    *("crash", "crash at commit", "fails", "cut", "roams"),
+    *(
+        "cut process",
+        "replay",
+        "replay",
+        "broker",
+        "broker",
+        "kill",
+        "kill",
+        "kill",
+        "stop",
+        "pause",
+        "pause",
+        "stall",
+        "stall",
+        "database",
+        "database",
+    ),
 )

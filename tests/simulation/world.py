@@ -27,13 +27,14 @@ from inventory.kinds import BY_NAME
 from inventory.store import Store
 from tests.simulation.checks import Broken, Checks, ErrorsFail
 from tests.simulation.clockwork import BEGINNING, OWNER, Overrun, VirtualLoop
-from tests.simulation.database import Process, Server, SimulatedDatabase
+from tests.simulation.database import Moods, Process, Server, SimulatedDatabase
 from tests.simulation.device import PUMP, Device, _Executor
 from tests.simulation.memory import Memory, Row
 from tests.simulation.network import TOPICS, Broker, Path, Weather
 from tests.simulation.plan import Event, Plan
 from tests.simulation.processes import ROOT, SERVICE_SEAMS, Authority, InventoryProcess, ManagersProcess, ServerProcess
 from tests.simulation.seams import Seams, replaced
+from tests.simulation.waits import CONVERGE_S, waited_for
 
 ADMIN = Actor.user("admin", "admin")
 PATIENCE_S = 900.0
@@ -197,7 +198,7 @@ class World:
         """Wait for rest that lasts; whatever has halted is retried by its user."""
         assert self.healed_at is not None
         calm = 0
-        retried = self.healed_at
+        retried = free = self.healed_at
         while calm < 3:
             await asyncio.sleep(1.0)
             self._raise()
@@ -208,6 +209,10 @@ class World:
                 self.checks.fail("a command that was lost is sent again", f"{waited:.0f} s after the healing: {lost}")
             if unrest and waited > PATIENCE_S:
                 self.checks.fail("desired becomes current", f"{waited:.0f} s after the healing: {unrest}")
+            if waited_for(self):
+                free = self.loop.now
+            if unrest and self.loop.now - free > CONVERGE_S:
+                self.checks.fail("all is as it was asked for within 30 s", f"{waited:.0f} s after the healing: {unrest}")
             if self.loop.now - retried > RETRY_S:
                 retried = self.loop.now
                 self._retry_all()
@@ -252,19 +257,22 @@ class World:
         """From now on everything works."""
         self.trace("plan", "everything is healed")
         self.healed_at = self.loop.now
-        self.broker.weather = Weather()
-        moods = self.server.moods
-        moods.slow = moods.cut_before = moods.cut_after = 0.0
+        self.broker.weather = Weather(orderly=True)
+        self.seams.refine()
+        self.server.moods = Moods(fine=True)
         for path in [*self.paths.values(), *(device.path for device in self.devices)]:
             path.up = path.down = True
-            path.cuts += 1
+            path.cuts, path.lag_s = path.cuts + 1, 0.0
+        for client in self.broker.clients.values():
+            client.lag_s = 0.0
         self.server.up = self.broker.alive = True
         for device in self.devices:
             device.disk.full, device.disk.fails_at_commit, device.effects_left = False, None, None
             device.hands.failures.clear()
             device.switch_on()
         for role, n in list(self.processes):
-            self.processes[role, n].paused_until = self.processes[role, n].pauses_with_keys_s = 0.0
+            process = self.processes[role, n]
+            process.paused_until = process.pauses_with_keys_s = process.stalls_s = 0.0
             self._start(role, n)
         for n, device in enumerate(self.devices):
             if self.memory["host"].rows[device.host]["desired_state"] != "onboarded":
@@ -382,6 +390,18 @@ class World:
     def cut_device(self, n: int, up: bool, down: bool, seconds: float) -> None:
         self.broker.cut(self.devices[n].path, up=up, down=down, seconds=seconds)
 
+    def roam_device(self, n: int, lag_s: float, seconds: float) -> None:
+        """Its connection breaks, the next one is to a node of the broker that lags, and the one after that to one that doesn't."""
+        device = self.devices[n]
+        device.path.lag_s = lag_s
+        self.broker.reset(device.host)
+        self.loop.call_later(seconds, self._leave_node, device)
+
+    def _leave_node(self, device: Device) -> None:
+        device.path.lag_s = 0.0
+        if self.healed_at is None:
+            self.broker.reset(device.host)
+
     def cut_process(self, role: str, n: int, up: bool, down: bool, seconds: float) -> None:
         if (role, n) in self.paths:
             self.broker.cut(self.paths[role, n], up=up, down=down, seconds=min(seconds, 25.0))
@@ -411,6 +431,11 @@ class World:
                 process.pauses_with_keys_s = seconds
             else:
                 process.paused_until = self.loop.now + seconds
+
+    def stall_managers(self, n: int, seconds: float) -> None:
+        """Packets are lost between a replica and the database, for one connection and in the worst moment: between reading and deciding."""
+        if (process := self.processes.get(("managers", n))) is not None:
+            process.stalls_s = seconds
 
     def crash_database(self, seconds: float) -> None:
         self.server.crash(seconds)
