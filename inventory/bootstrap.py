@@ -58,7 +58,8 @@ async def _alone(db: Database) -> AsyncIterator[None]:
     """One at a time on a database: two that begin together must not each make a password."""
     held = await db.connect()
     try:
-        await held.execute("SELECT pg_advisory_lock($1)", LOCK)
+        with db.may_be_away():
+            await held.execute("SELECT pg_advisory_lock($1)", LOCK)
         yield
     finally:
         await held.close()

@@ -144,7 +144,8 @@ class Relay:
     async def _serve(self) -> None:
         listener = await self._db.connect()
         try:
-            await listener.add_listener("changes_in", lambda *_: self._wake.set())
+            with self._db.may_be_away():
+                await listener.add_listener("changes_in", lambda *_: self._wake.set())
             quiet = 0.0
             while not listener.is_closed():
                 moved = await self.step()
@@ -294,7 +295,8 @@ class Tail:
     async def _follow(self) -> AsyncIterator[Slice]:
         listener = await self._db.connect()
         try:
-            await listener.add_listener("changes", lambda *_: self._wake.set())
+            with self._db.may_be_away():
+                await listener.add_listener("changes", lambda *_: self._wake.set())
             while not listener.is_closed():
                 self._wake.clear()
                 found = await read(self._db, self._after, kinds=self._kinds)

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -196,9 +196,15 @@ class Database:
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection without a transaction, for reads. Raises Unavailable as `transaction` does."""
-        try:
+        with self.may_be_away():
             async with (await self._pool()).acquire(timeout=ACQUIRE_S) as connection:
                 yield cast(Connection, connection)
+
+    @contextmanager
+    def may_be_away(self) -> Iterator[None]:
+        """For what is asked of a connection of one's own (`connect`). Raises Unavailable as `transaction` does."""
+        try:
+            yield
         except GONE as error:
             raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
         except REFUSED as error:
@@ -222,16 +228,13 @@ class Database:
         return cast("asyncpg.Pool[asyncpg.Record]", self._client._pool)
 
     async def connect(self) -> Connection:
-        """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it."""
+        """A connection of its own, outside the pool, for LISTEN and session locks. The caller closes it, and asks of it within
+        `may_be_away`: it is lost as easily as any. Raises Unavailable."""
         credentials = _credentials(self.url, "fleetward-listen", 1)
         wanted = ("host", "port", "user", "password", "database", "server_settings", "ssl", "timeout")
         self._check_refused()
-        try:
+        with self.may_be_away():
             return await asyncpg.connect(**{key: credentials[key] for key in wanted if key in credentials})
-        except GONE as error:
-            raise Unavailable(f"the database can't be reached: {type(error).__name__}") from error
-        except REFUSED as error:
-            raise self._refuse(error) from error
 
 
 async def migrate(url: str) -> None:

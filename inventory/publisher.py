@@ -48,8 +48,9 @@ async def sole(db: Database, lock: int) -> AsyncIterator[Connection]:
     connection = await db.connect()
     try:
         # Not a waiting lock: a connection that waits in the database could not be given up in time.
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110 -- the holder is another process
-            await asyncio.sleep(LOOK_S)
+        with db.may_be_away():
+            while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock):  # noqa: ASYNC110 -- the holder is another process
+                await asyncio.sleep(LOOK_S)
         yield connection
     finally:
         connection.terminate()

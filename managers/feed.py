@@ -86,7 +86,9 @@ class Feed:
     async def _stand_by(self) -> None:
         lock = await self._db.connect()
         try:
-            if not await lock.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+            with self._db.may_be_away():
+                ours = await lock.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
+            if not ours:
                 return
             log.info("reading the change log for the managers")
             await self._read(lock)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fleetward import launch, postgres
-from inventory.db import Database, migrate
+from inventory.db import Connection, Database, migrate
 from inventory.store import Store
 from tests.waiting import until
 
@@ -124,6 +124,22 @@ async def db(inventory_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def store(db: Database) -> Store:
     return Store(db)
+
+
+@pytest.fixture
+def cut_at_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The first connection of one's own that is made of `db` is lost before anything is asked of it; it is noted here."""
+    connect, cut = db.connect, list[Connection]()
+
+    async def connected() -> Connection:
+        connection = await connect()
+        if not cut:
+            connection.terminate()
+            cut.append(connection)
+        return connection
+
+    monkeypatch.setattr(db, "connect", connected)
+    return cut
 
 
 @pytest.fixture

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from broker.topics import Topics
 from inventory.actor import Actor
 from inventory.changes import Relay, load_cursor, position
-from inventory.db import Database
-from inventory.publisher import Publisher, Undelivered
+from inventory.db import Connection, Database
+from inventory.errors import Unavailable
+from inventory.publisher import Publisher, Undelivered, sole
 from inventory.store import Store
 from tests.inventory_wire.installation import until
 
@@ -47,6 +50,16 @@ async def running(*acts: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_lock_s_connection_that_is_lost_is_a_lost_database(db: Database, cut_at_once: list[Connection]) -> None:
+    """Whoever wants the lock hears what they hear of any loss, and wants it again."""
+    with pytest.raises(Unavailable):
+        async with sole(db, 1):
+            pass
+    assert cut_at_once
+    async with sole(db, 1) as held:
+        assert not held.is_closed()
 
 
 async def test_every_change_of_a_published_kind_in_order(db: Database, store: Store) -> None:

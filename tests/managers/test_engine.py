@@ -13,7 +13,7 @@ import pytest
 
 from inventory.actor import Actor
 from inventory.changes import Change, Relay
-from inventory.db import Database
+from inventory.db import Connection, Database
 from inventory.errors import Unavailable
 from inventory.store import Store
 from inventory.work import Lane, Strength, WorkQueue, waiting
@@ -351,6 +351,13 @@ async def test_a_deadlock_ends_no_feed(bench: Bench) -> None:
     finally:
         relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
+
+
+async def test_a_lock_s_connection_that_is_lost_at_once_ends_no_feed(bench: Bench, cut_at_once: list[Connection]) -> None:
+    """It is lost before the lock was asked for, which the feed waits for like for any loss of the database."""
+    async with _running(Feed(bench.db, WorkQueue(bench.db), [bench.manager()], lambda names: None)):
+        await eventually(lambda: _reading(bench))
+    assert cut_at_once
 
 
 async def test_a_cursor_below_the_floor_begins_anew_with_scans(bench: Bench) -> None:

@@ -6,8 +6,8 @@ killed process leaves one half done.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -250,6 +250,11 @@ class SimulatedDatabase:
     async def close(self) -> None:
         for connection in self.own:
             connection.end()
+
+    @contextmanager
+    def may_be_away(self) -> Iterator[None]:
+        """Connections here say so themselves."""
+        yield
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:

@@ -10,7 +10,7 @@ import pytest
 from inventory import changes
 from inventory.actor import Actor
 from inventory.changes import Change, Relay, Tail, history, load_cursor, read, save_cursor, trim
-from inventory.db import Database
+from inventory.db import Connection, Database
 from inventory.errors import Gone
 from inventory.kinds import BY_NAME
 from inventory.resource import logged
@@ -182,6 +182,32 @@ async def test_a_tail_outlives_its_connections(store: Store, db: Database, relay
             except Exception:
                 await asyncio.sleep(0.05)
         assert [c.position for c in (await anext(tail)).changes] == [2]
+
+
+async def test_a_listener_that_is_lost_at_once_is_waited_for(
+    store: Store, db: Database, admin: Actor, cut_at_once: list[Connection]
+) -> None:
+    """A tail whose connection ends before it could LISTEN, as one to a standby that is not promoted yet, comes back like from any loss."""
+    await store.create("region", {"name": "one"}, admin)
+    await Relay(db).step()
+    async with patience(10):
+        found = await anext(aiter(Tail(db, 0)))
+    assert [change.position for change in found.changes] == [1] and cut_at_once
+
+
+async def test_a_relay_that_cannot_listen_goes_on(store: Store, db: Database, admin: Actor, cut_at_once: list[Connection]) -> None:
+    """Likewise; it ends by nothing but being cancelled."""
+    task = asyncio.create_task(Relay(db).run())
+    await store.create("region", {"name": "one"}, admin)
+    try:
+        async with patience(10):
+            while await changes.position(db) == 0:
+                assert not task.done(), task.exception()
+                await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert cut_at_once
 
 
 async def test_below_the_floor_is_gone(store: Store, db: Database, admin: Actor, monkeypatch: pytest.MonkeyPatch) -> None:
