@@ -1,5 +1,6 @@
-# One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, lock. Needs Python 3.11 or newer, make and
-# git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to `fleetward up`.
+# One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, lock, wheel, sbom, audit-dependencies.
+# Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to
+# `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= uv
@@ -10,7 +11,7 @@ WORKERS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test check format bench simulate chaos pull-the-plug soak lock clean
+.PHONY: install up test check format bench simulate chaos pull-the-plug soak lock wheel sbom audit-dependencies clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -62,6 +63,24 @@ lock:
 	  --generate-hashes --no-emit-index-url --universal --python-version 3.11 --output-file requirements.lock
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --extra dev --constraint requirements.lock --quiet \
 	  --generate-hashes --no-emit-index-url --universal --python-version 3.11 --output-file requirements-dev.lock
+
+# Builds of a commit give the same bytes wherever and whenever they are made (docs/supply-chain.md). Not for all targets: what pip installs
+# with it set is compiled to files that Python checks against their source at each import.
+wheel sbom: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+
+# dist/fleetward-VERSION-py3-none-any.whl, and the digest that anybody else's build of this commit must have.
+wheel: .venv/installed
+	$(BIN)/python -m hatchling build --target wheel
+	@cd dist && sha256sum fleetward-*.whl
+
+# dist/fleetward.cdx.json: a CycloneDX bill of materials, from the lock.
+sbom: .venv/installed-dev
+	@.ci/sbom $(BIN)/python dist/fleetward.cdx.json
+	@echo dist/fleetward.cdx.json
+
+# Known vulnerabilities of what the locks pin. Needs the internet; says so where it can't check.
+audit-dependencies: .venv/installed-dev
+	@.ci/audit-dependencies $(BIN)/python
 
 clean:
 	rm -rf .venv build dist
