@@ -228,6 +228,24 @@ class Client:
         except httpx.HTTPError as error:
             raise Unreachable(f"the stream from {self.server} broke off: {_said(error)}") from error
 
+    # --- audit ----------------------------------------------------------------------------------------------------------------
+
+    def audit_head(self) -> Json:
+        """The signed head of the change log. Raises NotFound before the first one."""
+        return self._json("GET", "/api/v1/audit/head")
+
+    def lines(self, path: str, query: Sequence[tuple[str, str]]) -> Iterator[str]:
+        """The lines of an answer as they come, however many. Raises Unreachable where it breaks off."""
+        quiet = httpx.Timeout(TIMEOUT_SECONDS, read=90.0)
+        try:
+            with self._http.stream("GET", path, params=tuple(query), timeout=quiet) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _refusal(answer)
+                yield from answer.iter_lines()
+        except httpx.HTTPError as error:
+            raise Unreachable(f"the answer from {self.server} broke off: {_said(error)}") from error
+
     # --- the rest -------------------------------------------------------------------------------------------------------------
 
     def kinds(self) -> list[Kind]:

@@ -1,6 +1,6 @@
 """`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone; `certificate`: the
 secrets of a replica; `authority`: rotation of the CA and the command root; `dump` and `load`: the database for `fleetward backup` and
-`restore`.
+`restore`; `verify`: the change log for `fleetward audit`.
 
 Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
 service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import logs
-from inventory import backup, rotation, service, trusting
+from inventory import backup, rotation, seals, service, trusting, verdict
 from inventory.authority import Authority
 from inventory.backup import BackupError
 from inventory.bootstrap import Wanted, bootstrap
@@ -55,6 +55,9 @@ def _arguments() -> argparse.Namespace:
     _database_file(commands.add_parser("dump", help="the database into a file"), "--to")
     load = _database_file(commands.add_parser("load", help="a dump in the place of what the database holds"), "--from")
     load.add_argument("--schema", metavar="NAMES", required=True, help="the migrations of the dump's schema, with commas")
+    verify = commands.add_parser("verify", help="the change log, every row of it; exit 1 where it is not intact")
+    verify.add_argument("--head", metavar="FILE", type=Path, action="append", default=[], help="a signed head that was kept elsewhere")
+    verify.add_argument("--json", action="store_true", help="the report as JSON")
     return parser.parse_args()
 
 
@@ -70,7 +73,16 @@ async def _bootstrap(settings: Settings, options: argparse.Namespace) -> None:
     print(json.dumps({"admin_password": password}), flush=True)
 
 
-async def _run(options: argparse.Namespace, settings: Settings) -> None:
+async def _seal_restore(settings: Settings) -> None:
+    db = await Database.open(settings.database, application="fleetward-restore", pool_size=1)
+    try:
+        await seals.seal_restore(db, settings.secrets, datetime.now(UTC))
+    finally:
+        await db.close()
+
+
+async def _run(options: argparse.Namespace, settings: Settings) -> int:
+    """The exit code."""
     match options.command:
         case "bootstrap":
             await _bootstrap(settings, options)
@@ -86,8 +98,12 @@ async def _run(options: argparse.Namespace, settings: Settings) -> None:
         case "load":
             await backup.load(settings.database, options.programs, options.file, options.schema.split(","))
             Authority(settings.secrets).delegate_anew()
+            await _seal_restore(settings)
+        case "verify":
+            return await verdict.judge(settings.database, settings.secrets, options.head, as_json=options.json)
         case _:
             await service.run(settings)
+    return 0
 
 
 async def _authority(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
@@ -113,13 +129,12 @@ def main() -> int:
     logs.configure(os.environ.get("FLEETWARD_LOG", "INFO"))
     try:
         settings = Settings.read(os.environ, database=options.database, secrets=options.secrets, broker=options.broker)
-        asyncio.run(_run(options, settings))
+        return asyncio.run(_run(options, settings))
     except (AuthorityError, BackupError, Unavailable, ValueError, OSError) as error:
         if options.command is None:
             logging.getLogger("inventory").error("can't go on", extra={"error": str(error)})
         print(f"inventory: {error}", file=sys.stderr)
         return ENVIRONMENT_WRONG
-    return 0
 
 
 if __name__ == "__main__":

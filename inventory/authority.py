@@ -46,7 +46,7 @@ SERVERS = ("broker", "web")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 NEEDS = {
-    "svc-inventory": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "command.key", "delegation.json"),
+    "svc-inventory": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "command.key", "delegation.json", "audit.key"),
     "svc-managers": ("ca.crt", "command.key", "delegation.json"),
     "svc-web": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "session.key", "web.crt", "web.key"),
 }
@@ -187,6 +187,7 @@ class Authority:
         self._ensure_ca()
         self._ensure_raw("channel-master.key")
         self._ensure_raw("session.key")
+        self._ensure_raw("audit.key")
         self._ensure_command_keys()
         for name in service_certificates():
             if name in SERVICES or self._path(f"{name}.key").exists():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from inventory import accounts
+from inventory import accounts, seals
 from inventory.authority import Authority
 from inventory.db import Database, migrate
 from inventory.secret_files import write_secret
@@ -41,10 +41,11 @@ async def bootstrap(wanted: Wanted, now: datetime) -> str | None:
 
     Raises AuthorityError, Unavailable, OSError; a second run then finishes what is left."""
     await migrate(wanted.database)
-    Authority(wanted.secrets).bootstrap(wanted.advertised)
     db = await Database.open(wanted.database, application="fleetward-bootstrap", pool_size=2)
     try:
         async with _alone(db):
+            await seals.ensure_key(db, wanted.secrets)
+            Authority(wanted.secrets).bootstrap(wanted.advertised)
             password = await first_password(db, wanted.secrets, now)
             if wanted.admin_token_file is not None:
                 await admin_token(db, wanted.admin_token_file, now)

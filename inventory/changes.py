@@ -11,7 +11,7 @@ Who calls it: the store appends; `inventory.service` runs the relay; managers, w
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -115,14 +115,19 @@ async def append(tx: Tx, drafts: Sequence[Draft], at: datetime) -> None:
     )
 
 
+_CHAINED = ("kind", "resource_id", "op", "version", "generation", "changed", "resource", "before", "host", "actor")
+_EMPTY = "\x1e"
+"""An empty text in a hash, which is not the same as none."""
+
+
 def chain(previous: bytes, position: int, row: ReadRow) -> bytes:
     """The hash of a row: SHA-256 over the hash before it and everything that the row says. JSON as Postgres writes it."""
-    said = (
-        position,
-        *(row[name] for name in ("kind", "resource_id", "op", "version", "generation", "changed", "resource", "before", "host", "actor")),
-    )
-    text = "\x1f".join("" if value is None else str(value) for value in said) + "\x1f" + row["at"].astimezone(UTC).isoformat()
-    return hashlib.sha256(previous + text.encode()).digest()
+    said = [str(position)]
+    for name in _CHAINED:
+        value = row[name]
+        said.append("" if value is None else str(value) or _EMPTY)
+    said.append(row["at"].astimezone(UTC).isoformat())
+    return hashlib.sha256(previous + "\x1f".join(said).encode()).digest()
 
 
 class Relay:
@@ -327,8 +332,9 @@ async def save_cursor(connection: Connection, name: str, at: int) -> None:
     await connection.execute(SQL["save_cursor"], name, at)
 
 
-async def trim(db: Database, older_than: datetime) -> int:
-    """Drop whole partitions whose last change is older; the new floor. The hash of the last row dropped is kept as the chain's anchor."""
+async def trim(db: Database, older_than: datetime, seal: Callable[[int, bytes], bytes]) -> int:
+    """Drop whole partitions whose last change is older; the new floor. The hash of the last row dropped is kept as the chain's anchor, with
+    the signature that `seal` gives for the floor and that hash."""
     async with db.transaction() as tx:
         await tx.raw.execute("SELECT pg_advisory_xact_lock($1)", RELAY_LOCK)
         state = await tx.raw.fetchrow("SELECT position, floor FROM relay")
@@ -341,8 +347,14 @@ async def trim(db: Database, older_than: datetime) -> int:
             last = await tx.raw.fetchrow(f"SELECT at, hash FROM changes_{number} ORDER BY position DESC LIMIT 1")
             if end >= state["position"] or last is None or last["at"] >= older_than:
                 break
-            await tx.raw.execute("INSERT INTO change_anchors (position, hash, at) VALUES ($1, $2, now())", end, last["hash"])
+            await tx.raw.execute(
+                "INSERT INTO change_anchors (position, hash, at, signature) VALUES ($1, $2, now(), $3)",
+                end,
+                last["hash"],
+                seal(end, bytes(last["hash"])),
+            )
             await tx.raw.execute(f"DROP TABLE changes_{number}")
+            await tx.raw.execute("DELETE FROM chain_heads WHERE position < $1", end)
             await tx.raw.execute("UPDATE relay SET floor = $1", end)
             floor = end
         return floor

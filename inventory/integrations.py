@@ -1,9 +1,9 @@
 """Integrations: other programs with a certificate of their own, which read events and, where allowed, publish intents.
 
-They are no resources: they make no changes and are never published. A name that is taken with another key is refused; the same name and
-key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears its end or the CA has changed.
-The list of names is kept in a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by
-web (`POST /api/v1/integrations`) and by intents.
+They are no resources and never published; that one was made stands in the audit. A name that is taken with another key is refused; the
+same name and key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears its end or the
+CA has changed. The list of names is kept in a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's
+class. Called by web (`POST /api/v1/integrations`) and by intents.
 
 Source: contract.md sections 2 and 3.
 """
@@ -19,16 +19,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inventory import certificates
+from inventory import account_log, certificates
+from inventory.actor import Actor
 from inventory.authority import SERVICE_LIFETIME, Authority
 from inventory.certificates import Issuer
 from inventory.db import SQL, Connection, Database
 from inventory.errors import Conflict, Invalid, Problem
 from inventory.ids import new_id
+from inventory.resource import time_text
 from inventory.secret_files import write_secret
 
 RESERVED = ("svc-", "host-")
 """What names of services and devices begin with: an integration of such a name would be taken for one."""
+
+SYSTEM = Actor.system()
+"""Who makes those that no person asked for."""
 
 Write = Literal["none", "signed", "unsigned"]
 
@@ -63,20 +68,28 @@ async def check(db: Database, request: Any) -> dict[str, Any]:
     return {"name": asked.name, "write": asked.write}
 
 
-async def create(db: Database, authority: Authority, request: Any, *, broker: tuple[str, int], now: datetime) -> dict[str, Any]:
+async def create(
+    db: Database, authority: Authority, request: Any, *, broker: tuple[str, int], now: datetime, by: Actor = SYSTEM
+) -> dict[str, Any]:
     """{`name`, `write`, `certificate`, `ca`, `broker`}. `request`: the decoded JSON body. Raises Invalid, Conflict, Unavailable."""
     asked = _checked(request)
     key = certificates.requested_key(asked.csr)
     issued = authority.issue_integration(asked.csr, asked.name)
     async with db.transaction() as tx:
-        row = await tx.raw.fetchrow(SQL["add_integration"], new_id("intg"), asked.name, asked.write, issued.pem, now)
-        if row is None:
+        id = new_id("intg")
+        row = await tx.raw.fetchrow(SQL["add_integration"], id, asked.name, asked.write, issued.pem, now)
+        shown = {"name": asked.name, "write": asked.write, "serial": issued.serial, "expires_at": time_text(issued.expires_at)}
+        if row is not None:
+            await account_log.record(tx, by, "integration", id, now, after=shown)
+        else:
             row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
         assert row is not None, "it was there a statement ago, and nothing deletes them"
         _refuse_other(dict(row), key, asked)
         certificate = row["certificate"]
         if _is_due(authority, certificate, now):
+            before = shown | _shown(certificate)
             certificate = issued.pem
+            await account_log.record(tx, by, "integration", row["id"], now, before=before, after=shown)
             await tx.raw.execute("UPDATE integrations SET certificate = $2 WHERE name = $1", asked.name, certificate)
         names = await tx.raw.fetch("SELECT name FROM integrations ORDER BY name")
     write_list(authority.directory, [row["name"] for row in names])
@@ -87,6 +100,11 @@ async def create(db: Database, authority: Authority, request: Any, *, broker: tu
         "ca": authority.ca_pem,
         "broker": {"host": broker[0], "port": broker[1]},
     }
+
+
+def _shown(certificate: str) -> dict[str, str]:
+    found = x509.load_pem_x509_certificate(certificate.encode())
+    return {"serial": f"{found.serial_number:x}", "expires_at": time_text(found.not_valid_after_utc)}
 
 
 def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:

@@ -62,6 +62,7 @@ REQUESTS_REFUSED = Family("fleetward_http_requests_refused_total", COUNTER, "Req
 SIGN_INS_FAILED = Family("fleetward_sign_ins_failed_total", COUNTER, "Sign-ins refused.")
 FOLLOWERS = Family("fleetward_stream_followers", GAUGE, "Open event streams.")
 CUT = Family("fleetward_stream_cut_total", COUNTER, "Event streams cut because they were read too slowly.")
+AUDIT_BROKEN = Family("fleetward_audit_broken", GAUGE, "Whether the change log was rewritten: `fleetward audit verify` says where.")
 SEEN = Family("fleetward_process_seen_seconds", GAUGE, "How long ago the process last published its numbers.")
 
 # --- of the whole installation ----------------------------------------------------------------------------------------------------
@@ -84,6 +85,7 @@ CERTIFICATES = Family("fleetward_certificate_expires_seconds", GAUGE, "Time unti
 FAMILIES = (
     *(INGESTED, REFUSED, INGEST_SECONDS, INGEST_LAG, INBOX, SHARDS, INTENTS, RELAYED, CONNECTED, CONNECTIONS, RETRIES, WAITED, RECONCILED),
     *(OUTCOMES, SENT, ENDED, REQUESTS, REQUEST_SECONDS, REQUESTS_WAITING, REQUESTS_REFUSED, SIGN_INS_FAILED, FOLLOWERS, CUT),
+    AUDIT_BROKEN,
     SEEN,
     *(
         DATABASE_UP,

@@ -8,6 +8,7 @@ __models__ = [
     tables.ChangeIn,
     tables.ProcessMetrics,
     tables.LogGap,
+    tables.ChainHead,
     tables.Stray,
     tables.Cursor,
     tables.HostLabels,

@@ -49,6 +49,46 @@ SELECT * FROM changes
 WHERE position <= $1 AND ($2::text[] IS NULL OR kind = ANY ($2)) AND ($3::text[] IS NULL OR resource_id = ANY ($3))
 ORDER BY position DESC LIMIT $4;
 
+-- name: log_ends
+-- Where the log begins and ends, as the relay knows it and as the rows have it, in one snapshot.
+SELECT position, hash, floor, (SELECT min(position) FROM changes) AS lowest, (SELECT max(position) FROM changes) AS highest FROM relay;
+
+-- name: rows_to_verify
+-- Every column that the hash covers. A time that no calendar of ours has is NULL. $1 after, $2 up to, $3 how many at most
+SELECT position, kind, resource_id, op, version, generation, changed, resource, before, host, actor, hash,
+       CASE WHEN at >= '0001-01-02' AND at < '9999-12-31' THEN at END AS at
+FROM changes WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3;
+
+-- name: newest_head
+SELECT * FROM chain_heads ORDER BY position DESC LIMIT 1;
+
+-- name: add_head
+-- $1 position, $2 hash, $3 at, $4 key, $5 signature
+INSERT INTO chain_heads (position, hash, at, key, signature) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (position) DO NOTHING;
+
+-- name: thin_heads
+-- One head an hour stays; beside them the newest. $1 position of the one before the newest
+DELETE FROM chain_heads WHERE position = $1 AND at < (SELECT max(at) FROM chain_heads WHERE position < $1) + interval '1 hour';
+
+-- name: forget_seals
+-- Those of a key that is gone.
+WITH heads AS (DELETE FROM chain_heads), anchors AS (UPDATE change_anchors SET signature = NULL)
+UPDATE log_gaps SET signature = NULL;
+
+-- name: unsealed_anchors
+SELECT position, hash FROM change_anchors WHERE signature IS NULL;
+
+-- name: seal_anchor
+-- $1 position, $2 signature
+UPDATE change_anchors SET signature = $2 WHERE position = $1;
+
+-- name: unsealed_gaps
+SELECT after, before FROM log_gaps WHERE signature IS NULL;
+
+-- name: seal_gap
+-- $1 after, $2 signature
+UPDATE log_gaps SET signature = $2 WHERE after = $1;
+
 -- name: save_cursor
 -- $1 name, $2 position
 INSERT INTO cursors (name, position) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET position = EXCLUDED.position;
@@ -746,7 +786,7 @@ SELECT id FROM notification WHERE read_at IS NULL ORDER BY created_at LIMIT $1;
 -- name: add_integration
 -- Nothing where the name is taken. $1 id, $2 name, $3 write, $4 certificate (PEM), $5 now
 INSERT INTO integrations (id, name, write, certificate, created_at) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (name) DO NOTHING RETURNING name, write, certificate;
+ON CONFLICT (name) DO NOTHING RETURNING id, name, write, certificate;
 
 -------------------------------------------------------------------------------------------------------------------- explain
 

@@ -16,6 +16,7 @@ from inventory.actor import Actor
 from inventory.db import SQL
 from inventory.ids import first_id
 from inventory.kinds import BY_NAME
+from inventory.seals import Sealer
 from inventory.store import Store
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,10 @@ def duration(variable: str, text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-async def clean(store: Store, keep: Retention, now: datetime) -> dict[str, int]:
-    """Delete what is older; how many rows of each went. Raises Unavailable; what went until then is gone."""
+async def clean(store: Store, keep: Retention, now: datetime, sealer: Sealer | None = None) -> dict[str, int]:
+    """Delete what is older; how many rows of each went. Changes stay where there is no `sealer` to sign where the log then begins.
+
+    Raises Unavailable; what went until then is gone."""
     gone = {
         "idempotency": await _in_portions(lambda: idempotency.forget(store, now, PORTION)),
         "commands": await _commands(store, now - keep.commands),
@@ -67,7 +70,8 @@ async def clean(store: Store, keep: Retention, now: datetime) -> dict[str, int]:
         "logs": await _in_portions(lambda: _rows(store, "trim_logs", now - keep.logs)),
         "poison": await _in_portions(lambda: _rows(store, "trim_old_poison", now - keep.poison)),
     }
-    await changes.trim(store.db, now - keep.changes)
+    if sealer is not None:
+        await changes.trim(store.db, now - keep.changes, sealer.anchor)
     if any(gone.values()):
         log.info("old rows deleted", extra=gone)
     return gone

@@ -32,6 +32,7 @@ from inventory.bootstrap import forget_first_password
 from inventory.changes import Relay
 from inventory.db import Database, migrate
 from inventory.errors import Unavailable
+from inventory.heads import Witness
 from inventory.inbound import Inbound
 from inventory.ingest import Ingest
 from inventory.intents import Intents
@@ -41,6 +42,7 @@ from inventory.metrics import METER
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
 from inventory.replica import certificate_name
+from inventory.seals import Sealer
 from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
 from inventory.store import Store
@@ -94,11 +96,12 @@ class Service:
         self._asked = Asked()
         self._told = Recently(TELL_S, limit=1000)
         self._numbers: dict[str, int] = {}
+        self._sealer = _sealer(settings)
         self.subscribed = asyncio.Event()
 
     def parts(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Each runs until it is cancelled, or fails."""
-        return {
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
             "relay": Relay(self._db).run,
             "ingest": self._take,
             "heartbeats": lambda: _every(FLUSH_S, self.ingest.flush),
@@ -111,6 +114,9 @@ class Service:
             "housekeeping": lambda: _every(HOUSEKEEPING_S, self._clean),
             "certificates": lambda: _every(HOUSEKEEPING_S, self._renew),
         }
+        if self._sealer is not None:
+            parts["witness"] = Witness(self._store, self._sealer).run
+        return parts
 
     # --- the broker -----------------------------------------------------------------------------------------------------------
 
@@ -241,7 +247,7 @@ class Service:
         self._numbers = numbers
 
     async def _clean(self) -> None:
-        await retention.clean(self._store, self._settings.keep, utcnow())
+        await retention.clean(self._store, self._settings.keep, utcnow(), self._sealer)
 
     async def _renew(self) -> None:
         """The services' own certificates, and what else of the secrets nears its end, where the installation's are; devices' that have
@@ -251,6 +257,15 @@ class Service:
         except (AuthorityError, OSError) as error:
             log.error("certificates can't be renewed", extra={"error": str(error)})
         await endings.tell(self._store, self._settings.grace)
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    """Without its key a replica signs nothing, and drops nothing of the change log; another one may."""
+    try:
+        return Sealer.read(settings.secrets)
+    except AuthorityError as error:
+        log.error("the change log is not signed by this process", extra={"error": str(error)})
+        return None
 
 
 async def run(settings: Settings, ready: Callable[[], None] = lambda: print("ready", flush=True)) -> None:

@@ -16,7 +16,7 @@ class ChangeIn(Model):
     id = fields.BigIntField(primary_key=True, generated=True)
     kind = CharField(max_length=32)
     resource_id = CharField(max_length=64)
-    op = CharField(max_length=8)
+    op = CharField(max_length=16)
     version = fields.BigIntField()
     generation = fields.BigIntField()
     changed: Any = fields.JSONField()
@@ -44,14 +44,28 @@ class ProcessMetrics(Model):
 
 class LogGap(Model):
     """Positions that the change log does not have and never will: given by an installation that was then restored from a backup. A reader
-    that stands after `after` and before `before` has seen what is no longer so."""
+    that stands after `after` and before `before` has seen what is no longer so. `signature` (`inventory.seals`): it is no cut."""
 
     after = fields.BigIntField(primary_key=True, generated=False)
     before = fields.BigIntField()
     at = DatetimeField()
+    signature = fields.BinaryField(null=True)
 
     class Meta:
         table = "log_gaps"
+
+
+class ChainHead(Model):
+    """How far the change log went at a time, signed (`inventory.seals.Head`). One an hour, and the newest."""
+
+    position = fields.BigIntField(primary_key=True, generated=False)
+    hash = fields.BinaryField()
+    at = DatetimeField()
+    key = fields.BinaryField()
+    signature = fields.BinaryField()
+
+    class Meta:
+        table = "chain_heads"
 
 
 class Stray(Model):

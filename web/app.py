@@ -25,7 +25,7 @@ from inventory.readmission import Readmission
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, signin
-from web.api import enrollment, events, integrations, meta, resources
+from web.api import audit, enrollment, events, integrations, meta, resources
 from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
@@ -41,6 +41,7 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     enrollment.blueprint,
     integrations.blueprint,
     events.blueprint,
+    audit.blueprint,
     resources.blueprint,
 )
 

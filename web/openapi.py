@@ -9,7 +9,7 @@ from typing import Any
 from inventory.kind import USER, Kind
 from inventory.kinds import KINDS
 from web.api.issued import ISSUED
-from web.api.parameters import DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
+from web.api.parameters import AUDIT, AUDIT_EXPORT, DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
 from web.params import Parameter
 from web.schemas import GENERAL, Schema, kind_schemas, reference, type_name
 
@@ -54,9 +54,9 @@ def document() -> dict[str, Any]:
         "security": [{"token": []}, {"session": []}],
         "tags": [
             *({"name": kind.collection, "description": kind.doc} for kind in KINDS),
-            *({"name": name} for name in ("events", "meta", "access", "operations")),
+            *({"name": name} for name in ("events", "audit", "meta", "access", "operations")),
         ],
-        "paths": paths | _event_paths() | _meta_paths() | _access_paths() | _operations_paths(),
+        "paths": paths | _event_paths() | _audit_paths() | _meta_paths() | _access_paths() | _operations_paths(),
         "components": {
             "schemas": schemas,
             "responses": {str(status): _problem(words) for status, words in _PROBLEMS.items()},
@@ -197,6 +197,19 @@ def _event_paths() -> dict[str, dict[str, Operation]]:
         "/api/v1/events/stream": {
             "get": _operation("streamEvents", "events", "What changes, live.", streamed, 410, parameters=[*_query(STREAM), last])
         },
+    }
+
+
+def _audit_paths() -> dict[str, dict[str, Operation]]:
+    listed = {"200": _given("Entries, newest first.", reference("AuditPage"))}
+    exported = {"200": _given("An entry a line, oldest first.", {"type": "string"}, "application/x-ndjson")}
+    signed = {"200": _given("The head.", reference("ChainHead"))}
+    return {
+        "/api/v1/audit": {"get": _operation("listAudit", "audit", "Who did what, and from where.", listed, parameters=_query(AUDIT))},
+        "/api/v1/audit/export": {
+            "get": _operation("exportAudit", "audit", "All of the audit, as JSON lines.", exported, parameters=_query(AUDIT_EXPORT))
+        },
+        "/api/v1/audit/head": {"get": _operation("getAuditHead", "audit", "How far the change log goes, signed.", signed, 404)},
     }
 
 

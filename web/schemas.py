@@ -154,6 +154,38 @@ GENERAL: dict[str, Schema] = {
     "ChangePage": _plain(
         "Changes and where to go on.", "items next", items=_array(reference("Change")), next={"type": ["integer", "null"]}
     ),
+    "AuditEntry": _plain(
+        "A row of the change log: who did what, from where, and what it was before. Secrets are left out.",
+        "position at actor kind id op changed before after host version hash",
+        position=_NUMBER,
+        at=_TIME,
+        actor=_plain("Who did it.", "type", type=_TEXT, name=_TEXT, address=_TEXT),
+        kind=_TEXT,
+        id=_TEXT,
+        op=_TEXT,
+        changed=_array(_TEXT),
+        before={"type": ["object", "null"], "description": "The old values of what changed; all of what is gone."},
+        after={"type": ["object", "null"], "description": "The new values of what changed; all of what was made."},
+        host={"type": ["string", "null"]},
+        version=_NUMBER,
+        hash={"type": "string", "description": "The row's place in the hash chain: SHA-256, hex."},
+    ),
+    "AuditPage": _plain(
+        "Entries, and the `before` of the next page. A page may be short, even empty, and still have one.",
+        "items next",
+        items=_array(reference("AuditEntry")),
+        next={"type": ["integer", "null"]},
+    ),
+    "ChainHead": _plain(
+        "The last position at a time and the hash of its row, signed with the installation's audit key (Ed25519).",
+        "v position hash at key signature",
+        v={"const": 1},
+        position=_NUMBER,
+        hash=_TEXT,
+        at=_TIME,
+        key={"type": "string", "description": "The public key, base64."},
+        signature={"type": "string", "description": "Base64."},
+    ),
     "Explanation": _plain(
         "Why a resource is not as it was asked for.",
         "summary causes",

@@ -21,7 +21,7 @@ R = TypeVar("R")
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
-def _where(command: Callable[P, R]) -> Callable[P, R]:
+def where(command: Callable[P, R]) -> Callable[P, R]:
     """The options that say which installation."""
     for option in (
         click.option(
@@ -40,11 +40,11 @@ def _where(command: Callable[P, R]) -> Callable[P, R]:
 
 @click.command(name="backup")
 @_FILE
-@_where
+@where
 def back_up(file: Path, data_dir: Path | None, database: str | None, secrets: Path | None) -> None:
     """Write database and secrets into FILE, beside a running installation. Whoever has the file has the fleet: keep it safe."""
     try:
-        place = _place(data_dir, database, secrets)
+        place = place_given(data_dir, database, secrets)
         if place is not None:
             made = backup.back_up(place, file)
         else:
@@ -58,13 +58,13 @@ def back_up(file: Path, data_dir: Path | None, database: str | None, secrets: Pa
 
 @click.command(name="restore")
 @_FILE
-@_where
+@where
 @click.option("--force", is_flag=True, help="Replace an installation that is there.")
 def restore(file: Path, data_dir: Path | None, database: str | None, secrets: Path | None, force: bool) -> None:
     """Put a backup back, into an installation that is stopped. A damaged file is refused before anything is touched."""
     try:
         found = archive.check(file)
-        place = _place(data_dir, database, secrets)
+        place = place_given(data_dir, database, secrets)
         if place is not None:
             backup.restore_place(found, place, force=force)
             kept = None
@@ -78,7 +78,7 @@ def restore(file: Path, data_dir: Path | None, database: str | None, secrets: Pa
         talk(f"What was there before is kept in {kept}: delete it when all is well.")
 
 
-def _place(data_dir: Path | None, database: str | None, secrets: Path | None) -> Place | None:
+def place_given(data_dir: Path | None, database: str | None, secrets: Path | None) -> Place | None:
     """Of roles that run on their own; None where it is a data directory."""
     if data_dir is not None or (database is None and secrets is None):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import apply, authority, backups, doctor, events, resources, run, tokens, wait
+from fleetward.cli import apply, audit, authority, backups, doctor, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.client import ClientError
@@ -24,6 +24,7 @@ COMMANDS: tuple[click.Command, ...] = (
     apply.diff,
     wait.wait,
     events.events,
+    audit.audit,
     tokens.token,
     tokens.integration,
     run.up,

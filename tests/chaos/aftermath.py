@@ -125,7 +125,7 @@ async def _rows(ground: Ground) -> list[Row]:
                     kind=row["kind"],
                     resource=dict(resource) if resource else None,
                     good=good,
-                    published=BY_NAME[row["kind"]].published,
+                    published=row["kind"] in BY_NAME and BY_NAME[row["kind"]].published,
                 )
             )
     return rows

@@ -21,10 +21,12 @@ from tests.waiting import until
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A running API: its address and the administrator's token."""
+    """A running API: its address, the administrator's token, and what it stands on."""
 
     url: str
     token: str
+    database: str
+    secrets: Path
 
     def client(self) -> Client:
         return Client(self.url, self.token)
@@ -49,7 +51,7 @@ def api(databases: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
         address = running.enter_context(service("broker", broker, directory, environment))
         running.enter_context(service("inventory", ["--broker", address], directory, environment))
         url = running.enter_context(service("web", ["--port", "0"], directory, environment))
-        yield Api(url, (directory / "admin-token").read_text().strip())
+        yield Api(url, (directory / "admin-token").read_text().strip(), databases.url(name), directory / "secrets")
     databases.drop(name)
 
 

@@ -31,6 +31,8 @@ PAGES = {
     "region": "/regions/germany",
     "events": "/events",
     "events-kind": "/events?kind=component&kind=host",
+    "audit": "/audit",
+    "audit-everything": "/audit?type=people&type=manager&type=device&type=inventory&kind=host",
     "notifications": "/notifications",
     "enroll": "/enroll",
     "host-configs": "/tables/host-configs?filter=status.halted+%3D+true",
@@ -43,7 +45,20 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
 }
-SOME = ("overview", "hosts", "hosts-wrong", "host", "host-hardware", "config", "config-edit", "places", "events", "notifications", "enroll")
+SOME = (
+    "overview",
+    "hosts",
+    "hosts-wrong",
+    "host",
+    "host-hardware",
+    "config",
+    "config-edit",
+    "places",
+    "events",
+    "audit",
+    "notifications",
+    "enroll",
+)
 """Pages that are looked at in every look; the others differ in nothing that a look decides."""
 
 NARROWEST_CARD = "Math.min(1000, ...[...document.querySelectorAll('main .card')].map(card => card.getBoundingClientRect().width || 1000))"

@@ -219,7 +219,7 @@ async def test_below_the_floor_is_gone(store: Store, db: Database, admin: Actor,
     for n in range(34):
         await store.create("region", {"name": f"r{n}"}, admin)
         await relay.step()
-    assert await trim(db, store.clock()) == 29
+    assert await trim(db, store.clock(), lambda position, digest: b"signed") == 29
     with pytest.raises(Gone, match="29"):
         await read(db, 28)
     assert [c.position for c in (await read(db, 29)).changes] == [30, 31, 32, 33, 34]
@@ -228,6 +228,7 @@ async def test_below_the_floor_is_gone(store: Store, db: Database, admin: Actor,
         first = await connection.fetchrow("SELECT * FROM changes WHERE position = 30")
     assert anchor is not None and first is not None
     assert changes.chain(bytes(anchor["hash"]), 30, first) == bytes(first["hash"])
+    assert anchor["signature"] == b"signed"
 
 
 async def test_the_hash_chain_shows_tampering(store: Store, db: Database, admin: Actor) -> None:
@@ -255,6 +256,7 @@ async def test_the_hash_chain_shows_tampering(store: Store, db: Database, admin:
         ("op", "deleted"),
         ("at", None),
         ("host", "x"),
+        ("host", ""),
     ):
         async with db.transaction() as tx:
             old = await tx.raw.fetchval(f"SELECT {column} FROM changes WHERE position = 3")

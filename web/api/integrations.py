@@ -1,6 +1,7 @@
 """Other programs on the broker: `POST` makes a certificate for one, `GET` lists them. For administrators.
 
-They are no resources (no versions, no changes). A name cannot be given back yet: that needs its certificate to be revoked at the broker.
+They are no resources (no versions, no events); the audit tells that one was made. A name cannot be given back yet: that needs its
+certificate to be revoked at the broker.
 """
 
 from datetime import UTC, datetime
@@ -63,4 +64,5 @@ async def create_integration() -> Response:
 
 
 async def _create(here: Services, authority: Authority, body: dict[str, Any]) -> dict[str, Any]:
-    return await integrations.create(here.db, authority, body, broker=here.settings.mqtt, now=datetime.now(UTC))
+    asked_by = current_actor()
+    return await integrations.create(here.db, authority, body, broker=here.settings.mqtt, now=datetime.now(UTC), by=asked_by)

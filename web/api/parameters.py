@@ -1,7 +1,12 @@
 """The query parameters that the API's routes take, by route. The routes parse with them and the OpenAPI document is made from them."""
 
+from typing import get_args
+
+from inventory import account_log, trail
+from inventory.kinds import KINDS
 from inventory.listing import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
-from web.params import DRY_RUN, MAX_POSITION, POSITION_SCHEMA, Parameter, boolean, names, text, whole
+from inventory.times import parse_time
+from web.params import DRY_RUN, MAX_POSITION, POSITION_SCHEMA, Parameter, boolean, names, one_of, text, whole
 
 MAX_EVENTS = 1000
 
@@ -39,4 +44,32 @@ EVENTS = (
     Parameter("after", "Only changes after this position; absent: the newest ones.", whole(0, MAX_POSITION), POSITION_SCHEMA),
     *STREAM[1:],
     Parameter("limit", "How many at most.", whole(1, MAX_EVENTS), _LIMIT_SCHEMA, default=100),
+)
+
+_TYPES = ("people", *trail.PEOPLE, *trail.OTHERS)
+_KINDS = (*(kind.name for kind in KINDS), *account_log.ACCOUNT_KINDS)
+_OPS = get_args(account_log.Op)
+_TIME_SCHEMA = {"type": "string", "format": "date-time"}
+
+
+def _choice(name: str, doc: str, choices: tuple[str, ...]) -> Parameter:
+    schema = {"type": "string", "enum": list(choices)}
+    return Parameter(name, f"{doc}; may be there several times.", one_of(*choices), schema, repeatable=True)
+
+
+_AUDITED = (
+    _choice("type", "Only what this type of actor did; `people` stands for users, tokens, integrations, strangers and the system", _TYPES),
+    Parameter("actor", "Only what the actor of this name did.", text, default=""),
+    Parameter("address", "Only what was asked for from this address.", text, default=""),
+    _choice("kind", "Only what was done to this kind", _KINDS),
+    _choice("op", "Only this", _OPS),
+    Parameter("id", "Only what was done to the resource or account of this id.", text, default=""),
+    Parameter("path", "Only where this member changed, such as `role` or `labels.line`.", text, default=""),
+    Parameter("since", "Not before this time.", parse_time, _TIME_SCHEMA),
+    Parameter("until", "Before this time.", parse_time, _TIME_SCHEMA),
+)
+AUDIT = (*_AUDITED, *HISTORY)
+AUDIT_EXPORT = (
+    *_AUDITED,
+    Parameter("after", "Only entries after this position.", whole(0, MAX_POSITION), POSITION_SCHEMA, default=0),
 )

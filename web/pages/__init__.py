@@ -6,7 +6,7 @@ can be sent on, reloaded, and fetched again by `static/js/live.js` when a change
 
 from quart import Blueprint, Quart
 
-from web.pages import assets, configs, enroll, entry, events, find, frame, host, hosts, inbox, overview, places, tables
+from web.pages import assets, audit, configs, enroll, entry, events, find, frame, host, hosts, inbox, overview, places, tables
 
 PAGES: tuple[Blueprint, ...] = (
     assets.blueprint,
@@ -17,6 +17,7 @@ PAGES: tuple[Blueprint, ...] = (
     configs.blueprint,
     places.blueprint,
     events.blueprint,
+    audit.blueprint,
     inbox.blueprint,
     enroll.blueprint,
     find.blueprint,

@@ -28,6 +28,7 @@ PLACES = (
     Found("Configs", "g c", "file-cog", "/configs"),
     Found("Places", "g p", "map-pin", "/places"),
     Found("Events", "g e", "activity", "/events"),
+    Found("Audit", "", "shield-check", "/audit"),
     Found("Notifications", "g n", "bell", "/notifications"),
     Found("Enroll a device", "g a", "plus", "/enroll"),
     Found("New config", "", "plus", "/configs/new"),

@@ -229,10 +229,10 @@ def _details(change: Change) -> Iterable[tuple[str, str, str]]:
             continue
         old, new = _value(change.before, head, rest), _value(change.resource, head, rest)
         if head == "files":
-            yield path, plain(None), _cut(path, _changed_files(old or [], new or []))
+            yield path, plain(None), cut(path, _changed_files(old or [], new or []))
             continue
         if old != new:
-            yield path, _cut(path, old), _cut(path, new)
+            yield path, cut(path, old), cut(path, new)
 
 
 def _value(resource: dict[str, Any] | None, head: str, rest: str) -> Any:
@@ -247,7 +247,8 @@ def _changed_files(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
     return ", ".join([*said, *(f"{path} removed" for path in before if path not in after)])
 
 
-def _cut(path: str, value: Any) -> str:
+def cut(path: str, value: Any) -> str:
+    """A member's value in a few words."""
     match value:
         case int() if path.endswith("_bytes"):
             text = size(value)
