@@ -35,7 +35,7 @@ def test_the_form_filters_and_the_url_tells(page: Page, fleet: Fleet) -> None:
     assert answer.ok, answer.text()
     lines = [json.loads(line) for line in answer.text().splitlines()]
     assert {(line["kind"], line["op"]) for line in lines} == {("region", "updated")}
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("link", name="Clear").click()
     page.wait_for_url("**/audit")
 
 
