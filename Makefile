@@ -1,5 +1,5 @@
-# One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, lock, wheel, sbom, audit-dependencies.
-# Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to
+# One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, attack, lock, wheel, sbom,
+# audit-dependencies. Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to
 # `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,7 +11,7 @@ WORKERS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test check format bench simulate chaos pull-the-plug soak lock wheel sbom audit-dependencies clean
+.PHONY: install up test check format bench simulate chaos pull-the-plug attack soak lock wheel sbom audit-dependencies clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -56,6 +56,11 @@ chaos: .venv/installed-dev
 pull-the-plug: .venv/installed-dev
 	@.ci/system-packages
 	@$(BIN)/python -m tests.chaos --plug $(ARGS)
+
+# The embedded broker under attack, in full size: about ten minutes (docs/broker.md).
+attack: .venv/installed-dev
+	@.ci/system-packages
+	@$(BIN)/python -m tests.broker.attack $(ARGS)
 
 # Both locks anew, to the newest releases that pyproject.toml allows. Needs uv.
 lock:

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _REMEMBERED_TOPICS = 64
 """How many topics' permissions a connection remembers; a device has seven."""
+_SHOWN = 256
+"""Characters of a topic in the log; one may have 65,535."""
 
 
 class Behind(Protocol):
@@ -89,7 +91,7 @@ class Connection(asyncio.Protocol):
         self.first: asyncio.Future[Connect] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._peer = ("?", 0)
-        self._framer = Framer(limits.packet_bytes)
+        self._framer = Framer(limits.connect_bytes)
         self._state = _State.NEW
         self._opened = False
         self._early: list[Packet] = []
@@ -170,8 +172,9 @@ class Connection(asyncio.Protocol):
         """The end at once, with the client's Will."""
         if self._transport is None or self._state is _State.CLOSED:
             return
-        self.counters.cut += 1
-        log.warning("client cut", extra={"client": self.name, "reason": reason, "peer": self.peer[0]})
+        if self._admitted is not None:  # else the guard says who was refused
+            self.counters.cut += 1
+            log.warning("client cut", extra={"client": self.name, "reason": reason, "peer": self.peer[0]})
         if self._state is not _State.LEAVING:
             self._state = _State.CLOSED
         self._transport.abort()
@@ -229,6 +232,7 @@ class Connection(asyncio.Protocol):
         if first.kind is not Kind.CONNECT:
             raise Malformed(f"the first packet is {first.kind.name}")
         self._state = _State.ADMITTING
+        self._framer.limit = self.limits.packet_bytes
         self.hold("admitting")
         if not self.first.done():
             self.first.set_result(read_connect(first.body))
@@ -323,7 +327,7 @@ class Connection(asyncio.Protocol):
             self.counters.denied_subscriptions += 1
         self._denials += 1
         if self._denials == 1:
-            log.warning("denied", extra={"client": self.name, "action": action, "topic": topic})
+            log.warning("denied", extra={"client": self.name, "action": action, "topic": topic[:_SHOWN]})
 
     # --- flow control: not reading this client --------------------------------------------------------------------------------
 

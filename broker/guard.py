@@ -1,8 +1,9 @@
 """The front door of the embedded broker: who may connect.
 
-The guard accepts sockets, does TLS with client certificates, waits for the CONNECT (not long), decides by `admit`, ends the connection
-that an admitted one takes over, and only then lets the broker behind it know. Identity is what this connection's certificate says, never
-what an earlier one said. What a client may do afterwards is `broker.connection`'s; `broker.embedded` puts guard and amqtt together.
+The guard does TLS with client certificates on sockets that `broker.lobby` has accepted, waits for the CONNECT (not long), decides by
+`admit`, ends the connection that an admitted one takes over, and only then lets the broker behind it know. Identity is what this
+connection's certificate says, never what an earlier one said. What a client may do afterwards is `broker.connection`'s; `broker.embedded`
+puts guard and amqtt together.
 
 Source: MQTT 3.1.1 section 3.1.4; contract.md section 3.
 """
@@ -13,6 +14,7 @@ import logging
 import secrets
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from typing import Any, Protocol
 from broker.acl import Acl, Class, Grants, Identity
 from broker.connection import Admitted, Behind, Connection
 from broker.limits import Counters, Limits
+from broker.lobby import Lobby, Place
 from broker.packets import Connect, Malformed, Refusal
+from broker.refusals import Refusals
 from broker.topics import TopicError
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ Granting = Callable[[Identity], Grants]
 """What an identity may do: `Acl.grants`."""
 
 
-def admit(connect: Connect, identity: Identity | None, granting: Granting) -> Admitted | Refused:
+def admit(connect: Connect, identity: Identity | None, granting: Granting, limits: Limits) -> Admitted | Refused:
     """Decide about a CONNECT. Client ids are unique within an identity, so that none can take over another's connection."""
     if connect.level != 4:
         return Refused(Refusal.VERSION, f"protocol level {connect.level}; 4 (MQTT 3.1.1) is spoken")
@@ -62,6 +66,8 @@ def admit(connect: Connect, identity: Identity | None, granting: Granting) -> Ad
         return Refused(Refusal.NOT_AUTHORIZED, str(error))
     if connect.will is not None and not grants.may_publish(connect.will.topic):
         return Refused(Refusal.NOT_AUTHORIZED, f"the Will's topic {connect.will.topic!r} is not the client's to publish to")
+    if len(connect.client_id) > limits.client_id:
+        return Refused(Refusal.IDENTIFIER, f"a client id of more than {limits.client_id} characters")
     client_id = identity.name
     if identity.kind is not Class.DEVICE:
         client_id = f"{identity.name}/{connect.client_id or secrets.token_hex(8)}"
@@ -150,9 +156,11 @@ class Guard:
         self._rules = rules
         self._sessions = sessions
         self._limits = limits
-        self._slots = asyncio.Semaphore(limits.unauthenticated)
+        self._lobby = Lobby(limits, lambda place: self._spawn(self._attend(place)), self._refuse)
+        self._refusals = Refusals()
         self._clients: dict[str, Connection] = {}
-        self._listeners: list[socket.socket] = []
+        self._connections: Counter[str] = Counter()
+        """By identity: with their successors, while they are taken over."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, host: str, port: int) -> int:
@@ -160,6 +168,7 @@ class Guard:
 
         `::` takes IPv4 along. Of a name's addresses one is enough: `localhost` names ::1 also where there is no IPv6.
         """
+        listening = False
         for family, address in _addresses(host, port):
             try:
                 listener = socket.create_server((address, port), family=family, backlog=4096, dualstack_ipv6=address == "::")
@@ -168,11 +177,10 @@ class Guard:
                     raise
                 log.debug("can't listen on one of the addresses", extra={"address": address, "reason": str(error)})
                 continue
-            listener.setblocking(False)
             port = listener.getsockname()[1]
-            self._listeners.append(listener)
-            self._spawn(self._accept(listener))
-        if not self._listeners:
+            self._lobby.open(listener)
+            listening = True
+        if not listening:
             raise OSError(errno.EADDRNOTAVAIL, f"{host} is no address of this machine")
         if self._rules.tls is not None:
             self._spawn(self._drop(self._rules.tls))
@@ -189,69 +197,64 @@ class Guard:
 
     async def close(self, within_s: float) -> None:
         """Accept no more, and end every connection."""
-        for listener in self._listeners:
-            listener.close()
+        self._lobby.close()
+        self._refusals.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait([*self._tasks, asyncio.create_task(asyncio.sleep(0))], timeout=within_s)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._slots.acquire()
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                # Out of file descriptors, or a client gone before it was accepted: neither is the end of the listener.
-                log.warning("can't accept", extra={"reason": str(error)})
-                self._slots.release()
-                await asyncio.sleep(0.1)
-                continue
-            self._spawn(self._attend(sock))
-
-    async def _attend(self, sock: socket.socket) -> None:
-        """One client, from its socket to its end. Gives back the slot that `_accept` took when it is authenticated, or refused."""
+    async def _attend(self, place: Place) -> None:
+        """One client, from its first byte to its end. Gives its place back when it is authenticated, or refused."""
         connection = Connection(self._limits, self.counters, self._sessions)
         try:
             try:
-                admission = await self._first(connection, sock)
+                admission = await self._first(connection, place)
             finally:
-                self._slots.release()
+                self._lobby.leave(place)
             match admission:
                 case Refused(code, reason):
-                    self._refuse(connection, reason)
+                    self._refuse(place.peer, reason)
                     connection.refuse(code)
                 case Admitted():
                     connection.admit(admission)
                     await self._serve(connection)
         except (Malformed, OSError, TimeoutError) as error:
-            self._refuse(connection, str(error) or type(error).__name__)
+            self._refuse(place.peer, str(error) or type(error).__name__)
             connection.cut("not a client")
         finally:
             connection.close()
 
-    async def _first(self, connection: Connection, sock: socket.socket) -> Admitted | Refused:
+    async def _first(self, connection: Connection, place: Place) -> Admitted | Refused:
         """TLS and CONNECT, in time. Raises TimeoutError, Malformed or OSError (ssl.SSLError is one)."""
         loop = asyncio.get_running_loop()
-        _notice_dead_peers(sock)
+        _prepare(place.sock)
         try:
-            async with asyncio.timeout(self._limits.connect_s):
+            async with asyncio.timeout(place.allowed_s) as place.limit:
                 if self._rules.tls is None:
-                    await loop.connect_accepted_socket(lambda: connection, sock)
+                    await loop.connect_accepted_socket(lambda: connection, place.sock)
                 else:
                     context = self._rules.tls.context()
-                    await loop.connect_accepted_socket(lambda: connection, sock, ssl=context, ssl_shutdown_timeout=1.0)
+                    await loop.connect_accepted_socket(lambda: connection, place.sock, ssl=context, ssl_shutdown_timeout=1.0)
                 connect = await connection.first
         except TimeoutError:
-            raise TimeoutError(f"no CONNECT within {self._limits.connect_s:g} s") from None
+            raise TimeoutError("no CONNECT in time") from None
         if connection.closed.is_set():
             raise ConnectionError("closed before its CONNECT was answered")
-        return admit(connect, self._rules.identify(connection), self._rules.granting)
+        return self._bounded(admit(connect, self._rules.identify(connection), self._rules.granting, self._limits))
+
+    def _bounded(self, admission: Admitted | Refused) -> Admitted | Refused:
+        """No integration fills the broker with connections of different client ids."""
+        match admission:
+            case Admitted(client_id, Identity(name, Class.INTEGRATION | Class.INTEGRATION_SCOPED)) if client_id not in self._clients:
+                if self._connections[name] >= self._limits.connections:
+                    return Refused(Refusal.UNAVAILABLE, f"{name} has {self._limits.connections} connections, as many as it may")
+        return admission
 
     async def _serve(self, connection: Connection) -> None:
-        client_id = connection.admitted.client_id
+        client_id, name = connection.admitted.client_id, connection.admitted.identity.name
         before = self._clients.get(client_id)
         self._clients[client_id] = connection
+        self._connections[name] += 1
         try:
             if before is not None:
                 await self._take_over(before)
@@ -263,6 +266,9 @@ class Guard:
                     self.counters.connected -= 1
         finally:
             connection.finished.set()
+            self._connections[name] -= 1
+            if not self._connections[name]:
+                del self._connections[name]
             if self._clients.get(client_id) is connection:
                 del self._clients[client_id]
 
@@ -275,9 +281,9 @@ class Guard:
         except TimeoutError:
             log.error("a connection that was taken over does not end", extra={"client": before.name})
 
-    def _refuse(self, connection: Connection, reason: str) -> None:
+    def _refuse(self, peer: str, reason: str) -> None:
         self.counters.refused += 1
-        log.warning("client refused", extra={"peer": connection.peer[0], "reason": reason})
+        self._refusals.note(peer, reason)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -296,9 +302,11 @@ def _addresses(host: str, port: int) -> Iterable[tuple[socket.AddressFamily, str
     return dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
 
 
-def _notice_dead_peers(sock: socket.socket) -> None:
-    """For clients with keepalive 0: the kernel finds out within two minutes."""
+def _prepare(sock: socket.socket) -> None:
+    """Answers go out at once: asyncio asks for that only where a socket's protocol number is set, which an accepted one's is not. And dead
+    peers are noticed, for clients with keepalive 0: by the kernel, within two minutes."""
     with suppress(OSError):  # gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)

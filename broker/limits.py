@@ -14,12 +14,23 @@ from broker.outbox import Bounds
 class Limits:
     """What one client may take of the broker."""
 
+    connections: int = 64
+    """Of one integration, which may choose its client ids; a device has one, and a service's replicas are ours."""
+    client_id: int = 256
+    """Characters; a device's id has 31."""
     packet_bytes: int = MAX_BYTES + 4096
     """Largest length field: the largest payload, with its topic and packet id."""
     connect_s: float = 3.0
-    """From accepting the socket, through TLS, to a whole CONNECT."""
-    unauthenticated: int = 256
-    """Connections before the end of their CONNECT; further ones wait in the listening socket's backlog."""
+    """From accepting the socket, through TLS, to a whole CONNECT; waiting for a place is not counted."""
+    crowded_s: float = 0.5
+    """The same for TLS and CONNECT alone, where others wait for a place."""
+    unauthenticated: int = 192
+    """Places for TLS and CONNECT, of about 70 KiB each; who has said something and gets none waits."""
+    lobby: int = 4096
+    """Connections without a place, of about 1 KiB each: past it the oldest that has said nothing is ended, and where all have spoken,
+    further ones wait in the listening socket's backlog."""
+    connect_bytes: int = 16 * 1024
+    """Largest CONNECT: a Will is a presence message of some 300 bytes, and nobody is known yet who sends it."""
     subscriptions: int = 1000
     """Of a connection; the ingest needs 256 shards. Further ones get 0x80."""
     outbox_bytes: int = 8 * 1024 * 1024

@@ -6,6 +6,7 @@ before it has arrived. The guard (`broker.guard`) reads with it everything that 
 Source: MQTT 3.1.1 sections 2 and 3.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -47,6 +48,7 @@ class Refusal(IntEnum):
 
     VERSION = 1
     IDENTIFIER = 2
+    UNAVAILABLE = 3
     NOT_AUTHORIZED = 5
 
 
@@ -95,8 +97,8 @@ class Framer:
     """Cuts a client's bytes into packets. Feed what arrives, take what is whole."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: largest length field allowed, in bytes."""
-        self._limit = limit
+        """`limit`: largest length field allowed, in bytes; it may be changed between packets."""
+        self.limit = limit
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Packet]:
@@ -119,8 +121,8 @@ class Framer:
             if at >= len(buffer):
                 return None
             length |= (buffer[at] & 0x7F) << (7 * n)
-            if length > self._limit:
-                raise TooLarge(f"a packet of {length} bytes or more; {self._limit} are allowed")
+            if length > self.limit:
+                raise TooLarge(f"a packet of {length} bytes or more; {self.limit} are allowed")
             if not buffer[at] & 0x80:
                 return at + 1, at + 1 + length
         raise Malformed("the length field has more than 4 bytes")
@@ -171,14 +173,20 @@ class _Fields:
             raise Malformed("a packet goes on after its last field")
 
 
+_UNFIT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF)) + "]"
+)
+"""Control characters, NUL among them, and what Unicode has made no characters: a server may end who sends them, and Mosquitto does too."""
+
+
 def _utf8(raw: bytes) -> str:
-    """Section 1.5.3: well-formed (so without surrogates), and without NUL."""
+    """Section 1.5.3: well-formed (so without surrogates), and without what nobody needs in a topic or a name."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("a text is not UTF-8") from None
-    if "\0" in text:
-        raise Malformed("a text holds NUL")
+    if _UNFIT.search(text):
+        raise Malformed("a text holds a control character, or none that Unicode has")
     return text
 
 
@@ -253,14 +261,14 @@ def read_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
 
 
 def read_unsubscribe(body: bytes) -> tuple[int, list[str]]:
-    """Section 3.10. Raises Malformed."""
+    """Section 3.10. Raises Malformed, also for a filter that is none."""
     fields = _Fields(body)
     packet_id = _packet_id(fields)
     filters = []
     while fields.more:
         filters.append(fields.text())
-    if not filters or not all(filters):
-        raise Malformed("UNSUBSCRIBE without a filter")
+    if not filters or not all(map(valid_filter, filters)):
+        raise Malformed("UNSUBSCRIBE without a filter, or with one that is none")
     return packet_id, filters
 
 

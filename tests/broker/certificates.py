@@ -32,13 +32,13 @@ class CertFactory:
         certificate = self._builder(subject, key).add_extension(x509.SubjectAlternativeName(names), critical=False)
         self._write("broker", certificate.sign(self._ca_key, hashes.SHA256()), key)
 
-    def client(self, name: str, kind: Class | str) -> tuple[Path, Path]:
-        """Certificate and key of a client, made once a name."""
+    def client(self, name: str, kind: Class | str, ends_h: float = 24) -> tuple[Path, Path]:
+        """Certificate and key of a client, made once a name; it ends in so many hours."""
         certificate, key_path = self.directory / f"{name}.crt", self.directory / f"{name}.key"
         if not certificate.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             parts = [x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, str(kind))]
-            self._write(name, self._builder(x509.Name(parts), key).sign(self._ca_key, hashes.SHA256()), key)
+            self._write(name, self._builder(x509.Name(parts), key, ends_h).sign(self._ca_key, hashes.SHA256()), key)
         return certificate, key_path
 
     def client_context(self, name: str, kind: Class | str) -> ssl.SSLContext:
@@ -46,7 +46,7 @@ class CertFactory:
         context.load_cert_chain(*self.client(name, kind))
         return context
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, ends_h: float = 24) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -55,7 +55,7 @@ class CertFactory:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=48))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(hours=ends_h))
         )
 
     def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:

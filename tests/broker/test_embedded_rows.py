@@ -1,6 +1,7 @@
 """One test, or a few, for each row of the table of what bare amqtt 0.12.1 lacks; adopting another release means running these."""
 
 import asyncio
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -75,6 +76,10 @@ class TestIdentityBeforeAnything:
         """A certificate of our CA whose OU is no class of ours gets CONNACK 5."""
         assert await wire("stranger", "visitor").connect("stranger") == 5
 
+    async def test_a_client_id_without_end_is_refused(self, wire: Make) -> None:
+        """It would stand in every line of the log that is about the client."""
+        assert await wire("erp", Class.INTEGRATION).connect("x" * 257) == 2
+
     async def test_client_ids_of_integrations_are_their_own(self, wire: Make) -> None:
         """Two integrations that choose the same client id, or a device's, take nothing over from each other."""
         device, a, b = wire("host-a"), wire("erp", Class.INTEGRATION), wire("mes", Class.INTEGRATION)
@@ -82,6 +87,24 @@ class TestIdentityBeforeAnything:
             assert await each.connect("host-a") == 0
         for each in (device, a, b):
             await each.ping()
+
+
+class TestConnectionsOfAnIntegration:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(connections=3)
+
+    async def test_they_are_bounded_and_others_are_not_concerned(self, wire: Make) -> None:
+        """CONNACK 3 for the fourth client id; a known one takes over, others come in, and who leaves makes room."""
+        held = [wire("erp", Class.INTEGRATION) for _ in range(3)]
+        assert [await each.connect(str(n)) for n, each in enumerate(held)] == [0, 0, 0]
+        assert await wire("erp", Class.INTEGRATION).connect("4") == 3
+        assert await wire("erp", Class.INTEGRATION).connect("2") == 0
+        assert await wire("mes", Class.INTEGRATION).connect("4") == await wire("host-a").connect("host-a") == 0
+        await held[0].leave()
+        async with patience(5):
+            while await wire("erp", Class.INTEGRATION).connect("4") != 0:
+                pass
 
 
 class TestCleanSessionsOnly:
@@ -177,8 +200,10 @@ class TestLimitsOfConnect:
         assert await made.closed(2.0)
 
     async def test_the_unauthenticated_are_bounded_and_the_others_only_wait(self, wire: Make, broker: EmbeddedBroker) -> None:
-        """Twenty silent sockets take four places for 0.3 s each; a real device gets in behind them."""
+        """Twenty that begin TLS and stop want four places for 0.3 s each; a real device gets in behind them."""
         silent = [await Wire("127.0.0.1", broker.port, None).open() for _ in range(20)]
+        for each in silent:
+            each.send(b"\x16")
         async with patience(10):
             assert await wire("host-a").connect("host-a") == 0
         for each in silent:
@@ -206,9 +231,12 @@ class TestLimitsOfPackets:
 
 
 class TestUtf8:
-    @pytest.mark.parametrize("topic", [b"\xff\xfe", b"a\xed\xa0\x80", b"a\x00b", b"\xc0\xaf"])
+    @pytest.mark.parametrize(
+        "topic", [b"\xff\xfe", b"a\xed\xa0\x80", b"a\x00b", b"\xc0\xaf", b"a\x1b[2J", b"a\xc2\x9bb", b"a\xef\xbf\xbe", b"\xf0\x9f\xbf\xbf"]
+    )
     async def test_a_topic_that_is_not_utf8_is_refused(self, wire: Make, topic: bytes) -> None:
-        """Invalid bytes, surrogates, NUL and overlong forms each end the connection, in PUBLISH and in SUBSCRIBE."""
+        """Invalid bytes, surrogates, NUL, overlong forms, control characters and noncharacters each end the connection, in PUBLISH and in
+        SUBSCRIBE, as Mosquitto does."""
         publisher, subscriber = wire("host-a"), wire("host-b")
         await publisher.connect("host-a")
         publisher.send(packet(3, 2, data(topic) + b"\x00\x01x"))
@@ -406,6 +434,26 @@ class TestDenials:
         await device.connect("host-a")
         assert await device.subscribe(T.downlinks("host-a"), T.downlinks("host-b")) == [1, 0x80]
         assert broker.guard.counters.denied_subscriptions == 1
+
+
+class TestUnsubscribe:
+    @pytest.mark.parametrize("filter_", ["a/#/b", "a+", ""])
+    async def test_a_filter_that_is_none_ends_the_connection(self, wire: Make, filter_: str) -> None:
+        """As in SUBSCRIBE: there can be no such subscription to end."""
+        device = wire("host-a")
+        await device.connect("host-a")
+        device.send(packet(10, 2, b"\x00\x09" + data(filter_.encode())))
+        assert await device.closed(1.0)
+
+
+class TestNoDelay:
+    async def test_answers_go_out_at_once(self, wire: Make, broker: EmbeddedBroker) -> None:
+        """Without it a second small packet waits for the acknowledgement of the first, which a client's kernel keeps back for 40 ms."""
+        device = wire("host-a")
+        await device.connect("host-a")
+        transport = broker.guard._clients["host-a"]._transport
+        assert transport is not None
+        assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 class TestQos2:
