@@ -16,6 +16,7 @@ from fleetward.cli.documents import Document, read
 from fleetward.cli.exits import CommandError, Exit, code_for
 from fleetward.cli.output import Format, format_option, reference, talk
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.client import ApiError, Client, Json, Kind, NotFound, Resource
 
 _UNINTERESTING = (
@@ -58,7 +59,7 @@ def apply(session: Session, places: tuple[str, ...], prune: bool, dry_run: bool,
     if prune:
         _prune(session, memory, {(kind.collection, document.name) for kind, document in documents}, dry_run)
     if Format(output) is Format.JSON:
-        click.echo(render.to_json({"items": outcome}))
+        echo(render.to_json({"items": outcome}))
 
 
 def _rehearse(client: Client, ordered: list[tuple[Kind, Document]]) -> None:
@@ -157,7 +158,7 @@ def _prune(session: Session, memory: applied.Memory, kept: set[tuple[str, str]],
         shown = f"{session.kind(collection).kind}/{name}"
         try:
             session.client.delete(collection, name, dry_run=dry_run)
-            click.echo(f"{shown} pruned{' (dry run)' if dry_run else ''}")
+            echo(f"{shown} pruned{' (dry run)' if dry_run else ''}")
         except NotFound:
             talk(f"{shown} was gone already")
         if not dry_run:
@@ -167,13 +168,13 @@ def _prune(session: Session, memory: applied.Memory, kept: set[tuple[str, str]],
 def _say(resource: Resource, what: str, output: str) -> None:
     match Format(output):
         case Format.TABLE | Format.WIDE:
-            click.echo(f"{reference(resource)} {what}")
+            echo(f"{reference(resource)} {what}")
         case Format.NAME:
-            click.echo(reference(resource))
+            echo(reference(resource))
         case Format.JSONL:
-            click.echo(render.to_json_line(resource))
+            echo(render.to_json_line(resource))
         case Format.YAML:
-            click.echo("---\n" + render.to_yaml(resource), nl=False)
+            echo("---\n" + render.to_yaml(resource), nl=False)
         case Format.JSON:
             talk(f"{reference(resource)} {what}")
 
@@ -190,7 +191,7 @@ def diff(session: Session, places: tuple[str, ...], exit_code: bool) -> None:
         before, after, _ = applier.one(kind, document)
         for line in difference(before, after, document):
             different = True
-            click.echo(line)
+            echo(line)
     if different and exit_code:
         click.get_current_context().exit(int(Exit.FAILED))
 

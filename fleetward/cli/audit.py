@@ -17,6 +17,7 @@ from fleetward.cli import render
 from fleetward.cli.backups import place_given, where
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.layout import DataDir, default_data_dir
 from fleetward.services import modules
 
@@ -64,14 +65,14 @@ def export(
     for line in session.client.lines("/api/v1/audit/export", query):
         if line.startswith('{"error":'):
             raise CommandError(f"the export broke off: {line}", Exit.FAILED)
-        click.echo(line)
+        echo(line)
 
 
 @audit.command()
 @connected
 def head(session: Session) -> None:
     """Print the signed head of the change log: kept elsewhere, it shows later whether the log was cut or rewritten."""
-    click.echo(render.to_json(session.client.audit_head()))
+    echo(render.to_json(session.client.audit_head()))
 
 
 @audit.command()

@@ -10,6 +10,7 @@ import click
 
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import talk
+from fleetward.cli.terminal import echo
 from fleetward.layout import DataDir, default_data_dir
 from fleetward.postgres import url_within
 from fleetward.services import modules
@@ -81,14 +82,14 @@ def _inventory(secrets: Path | None, database: str | None, *arguments: str) -> d
 
 def _say(found: dict[str, Any], form: str) -> None:
     if form == "json":
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
         return
     for n, each in enumerate(found["authorities"]):
-        click.echo(f"CA            {each['fingerprint']}  until {each['expires_at'][:10]}{'  issues' if n == 0 else '  is trusted'}")
+        echo(f"CA            {each['fingerprint']}  until {each['expires_at'][:10]}{'  issues' if n == 0 else '  is trusted'}")
     for n, key in enumerate(found["command_roots"]):
-        click.echo(f"command root  {key}{'  delegates' if n == 0 else '  is trusted'}")
-    click.echo(f"list          {found['generation']}, {found['phase']} since {found['since']}")
-    click.echo(f"devices       {found['informed']} of {found['devices']} trust this list, {found['renewed']} have a certificate of the CA")
+        echo(f"command root  {key}{'  delegates' if n == 0 else '  is trusted'}")
+    echo(f"list          {found['generation']}, {found['phase']} since {found['since']}")
+    echo(f"devices       {found['informed']} of {found['devices']} trust this list, {found['renewed']} have a certificate of the CA")
     if found["left_behind"]:
         talk(f"Not yet: {found['left_behind']}.")
     talk(_NEXT[found["phase"]])

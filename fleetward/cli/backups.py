@@ -12,6 +12,7 @@ from fleetward.archive import Damaged
 from fleetward.backup import BackupFailed, Place
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import talk
+from fleetward.cli.terminal import echo
 from fleetward.layout import DataDir, default_data_dir
 from fleetward.services import modules
 
@@ -52,7 +53,7 @@ def back_up(file: Path, data_dir: Path | None, database: str | None, secrets: Pa
                 made = backup.back_up(found, file)
     except (BackupFailed, postgres.PostgresError, OSError, LookupError) as error:
         raise CommandError(str(error), Exit.USAGE) from None
-    click.echo(file)
+    echo(str(file))
     talk(f"{made['hosts']} hosts, up to position {made['position']}; {file.stat().st_size / 1024**2:.1f} MiB")
 
 

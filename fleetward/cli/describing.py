@@ -41,7 +41,7 @@ def _fields(values: Mapping[str, Any], now: datetime, indent: str = "") -> list[
 def _shown(name: str, value: Any, now: datetime) -> str:
     text = render.cell(name, value, now)
     exact = value if isinstance(value, str) and name.endswith(("_at", "_seen", "since")) else ""
-    return f"{exact} ({text})" if exact else (value if isinstance(value, str) and value else text)
+    return f"{exact} ({text})" if exact else (render.one_line(value) if isinstance(value, str) and value else text)
 
 
 def _history(changes: list[Event], now: datetime) -> Iterator[str]:

@@ -13,6 +13,7 @@ from fleetward.cli import checkup
 from fleetward.cli.checkup import Finding
 from fleetward.cli.exits import CommandError, Exit, words_for
 from fleetward.cli.session import discover
+from fleetward.cli.terminal import echo
 from fleetward.client import Client, ClientError
 from fleetward.layout import DataDir, default_data_dir
 from fleetward.preflight import Unusable, check_port
@@ -26,7 +27,7 @@ def doctor() -> None:
     """Check this machine and the server; exit 2 when something needs doing."""
     findings = [*machine(), *server()]
     for one in findings:
-        click.echo(f"{'ok ' if not one.advice else 'BAD'} {one.about}: {one.found}{f'; {one.advice}' if one.advice else ''}")
+        echo(f"{'ok ' if not one.advice else 'BAD'} {one.about}: {one.found}{f'; {one.advice}' if one.advice else ''}")
     if any(one.advice for one in findings):
         click.get_current_context().exit(int(Exit.USAGE))
 

@@ -9,6 +9,7 @@ from fleetward import __version__
 from fleetward.cli import apply, audit, authority, backups, doctor, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
+from fleetward.cli.terminal import echo
 from fleetward.client import ClientError
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -57,7 +58,7 @@ class Fleetward(click.Group):
 
 
 def _give_up(ctx: click.Context, text: str, code: Exit) -> None:
-    click.echo(f"fleetward: {text}", err=True)
+    echo(f"fleetward: {text}", err=True)
     ctx.exit(int(code))
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         complete_environment()
         cli(prog_name="fleetward")
     except CommandError as error:
-        click.echo(f"fleetward: {error}", err=True)
+        echo(f"fleetward: {error}", err=True)
         sys.exit(int(error.code))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,6 +5,7 @@ import click
 from fleetward.cli import render
 from fleetward.cli.output import format_option, now, show_table
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.cli.watching import following
 from fleetward.client import Event
 
@@ -25,7 +26,7 @@ def events(session: Session, watch: bool, after: int | None, kinds: tuple[str, .
         return
     found, upto = session.client.events(after=after, kinds=wanted, ids=ids)
     if output == "json":
-        click.echo(render.to_json({"items": [event.body for event in found], "next": upto}))
+        echo(render.to_json({"items": [event.body for event in found], "next": upto}))
     elif output in ("table", "wide"):
         show_table(["POSITION", "AGE", "OP", "RESOURCE", "CHANGED", "BY"], [row(event) for event in found])
     else:
@@ -36,13 +37,13 @@ def events(session: Session, watch: bool, after: int | None, kinds: tuple[str, .
 def show(event: Event, output: str) -> None:
     match output:
         case "json" | "jsonl":
-            click.echo(render.to_json_line(event.body))
+            echo(render.to_json_line(event.body))
         case "yaml":
-            click.echo("---\n" + render.to_yaml(event.body), nl=False)
+            echo("---\n" + render.to_yaml(event.body), nl=False)
         case "name":
-            click.echo(named(event))
+            echo(named(event))
         case _:
-            click.echo("  ".join(row(event)))
+            echo("  ".join(row(event)))
 
 
 def row(event: Event) -> list[str]:

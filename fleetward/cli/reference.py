@@ -6,6 +6,7 @@ import click
 
 from fleetward.cli.entry import COMMANDS
 from fleetward.cli.exits import Exit
+from fleetward.cli.terminal import echo
 
 _HEAD = """\
 # The `fleetward` command
@@ -55,4 +56,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    click.echo(reference(), nl=False)
+    echo(reference(), nl=False)

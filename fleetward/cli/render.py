@@ -1,6 +1,11 @@
-"""Resources as text: tables, YAML, JSON. Pure; the clock is an argument. `fleetward.cli.output` prints what this makes."""
+"""Resources as text: tables, YAML, JSON. Pure; the clock is an argument. `fleetward.cli.output` prints what this makes.
+
+Devices choose many of these texts. What a terminal would obey is shown as what it is (`harmless`), and a text within a line makes no
+further lines. Source: ECMA-48; Unicode Technical Report 36, section 2.10 (bidirectional text).
+"""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +16,8 @@ from fleetward.client import Kind, Resource
 
 WIDEST = 60
 """Characters of a cell, above which it is cut; JSON and YAML show all."""
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
+"""Control characters but for tab and line feed, C1 too (0x9b is ESC and a bracket in one), and those that turn the direction of writing."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -53,8 +60,18 @@ def cell(column: str, value: Any, now: datetime) -> str:
 
 
 def _cut(text: str) -> str:
-    one_line = " ".join(text.split())
-    return one_line if len(one_line) <= WIDEST else one_line[: WIDEST - 1] + "…"
+    line = harmless(one_line(text))
+    return line if len(line) <= WIDEST else line[: WIDEST - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """Its own line breaks can't make it look like further lines."""
+    return " ".join(text.split())
+
+
+def harmless(text: str) -> str:
+    """With what a terminal would obey written as JSON and YAML escape it, so that those stay what they were."""
+    return _UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def size(number: float) -> str:
@@ -110,20 +127,21 @@ def to_json_line(value: Any) -> str:
 
 def story(told: Mapping[str, Any], now: datetime) -> list[str]:
     """What `explain` answers, as sentences: the summary, then each cause with its age and its next attempt."""
-    lines = [str(told.get("summary") or "")]
+    lines = [one_line(str(told.get("summary") or ""))]
     for cause in told.get("causes") or ():
         since = f", for {age(cause['since'], now)}" if cause.get("since") else ""
         again = f"; next attempt {age(cause['next_attempt_at'], now)}" if cause.get("next_attempt_at") else ""
-        lines.append(f"- {cause.get('reason')}{since}: {cause.get('message') or 'nothing more is known'}{again}")
+        lines.append(f"- {cause.get('reason')}{since}: {one_line(cause.get('message') or 'nothing more is known')}{again}")
     return lines
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that a config's files can be read and edited."""
+    """Texts of several lines as blocks, so that a config's files can be read and edited; in quotes, where something has to be escaped."""
 
 
 def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = '"' if _UNFIT.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _block)

@@ -16,6 +16,7 @@ from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.naming import names_for
 from fleetward.cli.output import Format, format_option, now, reference, show_done, show_list, show_one, talk
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.client import PAGE_SIZE, Client, Json, Kind, NotFound, Resource
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check it and show the outcome; write nothing.")
@@ -92,7 +93,7 @@ def describe(session: Session, kind: str, name: str | None) -> None:
     explained = _or_nothing(session, found, resource)
     changes = session.client.changes(found.collection, str(resource["id"]))
     for line in description(found, resource, explained, changes, now()):
-        click.echo(line)
+        echo(line)
 
 
 def _or_nothing(session: Session, kind: Kind, resource: Resource) -> Json:
@@ -208,7 +209,7 @@ def delete(session: Session, kind: str, names: tuple[str, ...], force: bool, dry
     for name in names:
         left = session.client.delete(found.collection, name, force=force, dry_run=dry_run)
         outcome = "deleted" if left is None else "is being deleted; it goes when that is confirmed"
-        click.echo(f"{found.kind}/{name} {'would be ' if dry_run else ''}{'deleted' if dry_run else outcome}")
+        echo(f"{found.kind}/{name} {'would be ' if dry_run else ''}{'deleted' if dry_run else outcome}")
 
 
 @click.command()
@@ -255,13 +256,13 @@ def explain(session: Session, kind: str, name: str | None, output: str) -> None:
     told = session.client.explain(found.collection, one)
     match Format(output):
         case Format.JSON:
-            click.echo(render.to_json(told))
+            echo(render.to_json(told))
         case Format.JSONL:
-            click.echo(render.to_json_line(told))
+            echo(render.to_json_line(told))
         case Format.YAML:
-            click.echo(render.to_yaml(told), nl=False)
+            echo(render.to_yaml(told), nl=False)
         case Format.NAME:
-            click.echo(f"{found.kind}/{one}")
+            echo(f"{found.kind}/{one}")
         case Format.TABLE | Format.WIDE:
             for line in render.story(told, now()):
-                click.echo(line)
+                echo(line)

@@ -12,6 +12,7 @@ from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import talk
 from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.cli.wait import seconds
 from fleetward.client import Json
 from fleetward.trust import fingerprint
@@ -39,7 +40,7 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     if labels:
         body["given_labels"] = dict(pair(label, "--label") for label in labels)
     made = session.client.create("enrollment-tokens", body)
-    click.echo(made["token"])
+    echo(made["token"])
     trust = f" --ca-fingerprint {fingerprint(session.ca)}" if session.ca else ""
     talk(f"For {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}. On the device, as root:")
     talk(f"  fleetward-agent enroll --server {session.advertised or session.client.server} --token TOKEN{trust} && fleetward-agent run")
@@ -80,7 +81,7 @@ def create_integration(session: Session, name: str, signed: bool, unsigned: bool
         answer = session.client.create("integrations", {"name": name, "write": write, "csr": keys.request(name, key)})
         keep(out / "client.crt", str(answer["certificate"]), 0o644)
         keep(out / "ca.crt", str(answer["ca"]), 0o644)
-    click.echo(out)
+    echo(str(out))
     broker = answer.get("broker") or {}
     talk(f"{name} may connect to {broker.get('host')}:{broker.get('port')} with the files in {out}")
 
@@ -105,7 +106,7 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
         raise CommandError(f"{error.filename}: {error.strerror}", Exit.USAGE) from None
     except ValueError as error:
         raise CommandError(f"{out / 'client.key'}: {error}", Exit.USAGE) from None
-    click.echo(out)
+    echo(str(out))
 
 
 @contextlib.contextmanager

@@ -6,12 +6,11 @@ With a filter the server is asked anew about each resource that changed, because
 import time
 from collections.abc import Iterator, Sequence
 
-import click
-
 from fleetward.cli import render
 from fleetward.cli.naming import names_for
-from fleetward.cli.output import Format, coloured, now, reference, talk
+from fleetward.cli.output import Format, now, reference, talk
 from fleetward.cli.session import Session
+from fleetward.cli.terminal import echo
 from fleetward.client import Client, Event, Kind, Resource, Unreachable
 
 _RECONNECT_SECONDS = 1.0
@@ -74,17 +73,17 @@ class _Printer:
         body = render.rows(resources, self._columns, now(), names_for(self._session, self._kind, resources, self._format))
         self._widths = [max(len(line[n]) for line in [head, *body]) for n in range(len(head))]
         for line in render.table(head, body):
-            click.echo(coloured(line))
+            echo(line, coloured=True)
 
     def one(self, resource: Resource, op: str) -> None:
         match self._format:
             case Format.JSON | Format.JSONL:
-                click.echo(render.to_json_line(resource))
+                echo(render.to_json_line(resource))
             case Format.YAML:
-                click.echo("---\n" + render.to_yaml(resource), nl=False)
+                echo("---\n" + render.to_yaml(resource), nl=False)
             case Format.NAME:
-                click.echo(reference(resource))
+                echo(reference(resource))
             case Format.TABLE | Format.WIDE:
                 names = names_for(self._session, self._kind, [resource], self._format)
                 [line] = render.table([], render.rows([resource], self._columns, now(), names), self._widths)
-                click.echo(coloured(f"{line}  (deleted)" if op == "deleted" else line))
+                echo(f"{line}  (deleted)" if op == "deleted" else line, coloured=True)

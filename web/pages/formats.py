@@ -1,5 +1,6 @@
 """Values as people read them: sizes, times, states, durations. Pure; the templates use them as filters."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -123,7 +124,16 @@ def plain(value: Any) -> str:
             return ", ".join(f"{key}={plain(each)}" for key, each in value.items()) or "—"
         case list():
             return ", ".join(map(plain, value)) or "—"
-    return str(value)
+    return told(value)
+
+
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Embeddings, overrides and isolates (Unicode Standard Annex 9): languages that are written from the right need none of them."""
+
+
+def told(value: Any) -> str:
+    """A text that a device may have chosen, among others: what turns the direction of whatever is behind it is shown as what it is."""
+    return _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", str(value))
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -137,4 +147,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "short_digest": short_digest,
     "plural": plural,
     "plain": plain,
+    "told": told,
 }

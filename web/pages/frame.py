@@ -84,7 +84,7 @@ def register(app: Quart) -> None:
     environment.filters.update(formats.FILTERS)
     environment.filters.update(story.FILTERS)
     environment.globals.update(asset=asset, now=lambda: datetime.now(UTC), query=query)
-    environment.filters["json"] = lambda value: json.encode(value).decode()
+    environment.filters["json"] = lambda value: formats.told(json.encode(value).decode())
     app.extensions["fleetward_html_problem"] = problem
 
 

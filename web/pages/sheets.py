@@ -6,6 +6,7 @@ Source: RFC 4180; OWASP, CSV Injection.
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,14 @@ def row(host: Resource, sites: Mapping[str, str]) -> list[str]:
     return [harmless("" if value is None else str(value)) for value in (*members.values(), labels)]
 
 
+_FORMULA = re.compile(r"(^|[;\t\r\n])(?=[ \"']*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])")
+"""Where one begins: at the cell's beginning, and behind what separates cells where the file is opened with other settings. The wide forms
+of the signs count too, and blanks that a spreadsheet takes away."""
+
+
 def harmless(text: str) -> str:
-    """Devices choose some of these texts: one that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """Devices choose some of these texts: what a spreadsheet would take for a formula gets an apostrophe in front."""
+    return _FORMULA.sub(lambda found: f"{found[0]}'", text)
 
 
 def _written(rows: list[list[str]]) -> bytes:
