@@ -1,6 +1,6 @@
 # One command each: install, up, test, check, format, bench, soak, simulate, chaos, pull-the-plug, attack, lock, wheel, sbom,
-# audit-dependencies. Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"` hands flags on to
-# `fleetward up`.
+# audit-dependencies. Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"`
+# hands flags on to `fleetward up`.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= uv
