@@ -34,7 +34,7 @@ def made(fleet: Fleet, name: str) -> Any:
     found: list[Any] = []
 
     def placed() -> bool:
-        found.extend(each for each in entries(fleet, "--kind", "region") if each["after"]["name"] == name)
+        found.extend(each for each in entries(fleet, "--kind", "region") if (each["after"] or {}).get("name") == name)
         return bool(found)
 
     until(placed, 10, "the entry")
