@@ -10,9 +10,11 @@ Called by `inventory.authority` (which reads and writes the file) and by `invent
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import Enum
 from functools import cached_property
 
@@ -64,6 +66,16 @@ class Keychain:
         before = _read(self.lists[-2]) if len(self.lists) > 1 else self.latest
         same = set(before.authorities) == set(self.latest.authorities) and set(before.command_roots) == set(self.latest.command_roots)
         return Phase.TAKEN_OVER if same else Phase.ANNOUNCED
+
+    @property
+    def took_over(self) -> datetime | None:
+        """Since when the CA that issues now does; None where it has ever since the lists began."""
+        lists = [_read(each) for each in self.lists]
+        since = None
+        for before, after in itertools.pairwise(lists):
+            if before.authorities[0] != after.authorities[0]:
+                since = datetime.fromisoformat(after.issued_at)
+        return since
 
     def extended(self, wanted: KeyList, signers: Iterable[SigningKey]) -> "Keychain":
         """With another list, whose generation is the next."""

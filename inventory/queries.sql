@@ -362,8 +362,9 @@ WHERE t.host = due.host RETURNING t.host;
 
 -- name: followers
 -- How far devices follow a rotation: those that may come back at all. $1 the newest list of keys, $2 the end of a certificate that was made
--- when the new CA took over, $3 what has ended longer ago does not come back
-SELECT count(*) AS devices, count(*) FILTER (WHERE t.keys >= $1) AS informed, count(*) FILTER (WHERE i.expires_at >= $2) AS renewed
+-- when the CA took over, null where it always was the one, $3 what has ended longer ago does not come back
+SELECT count(*) AS devices, count(*) FILTER (WHERE t.keys >= $1) AS informed,
+       count(*) FILTER (WHERE $2::timestamptz IS NULL OR i.expires_at >= $2) AS renewed
 FROM device_identity i LEFT JOIN device_trust t ON t.host = i.host WHERE i.revoked_at IS NULL AND i.expires_at > $3;
 
 -- name: ended_certificates

@@ -119,10 +119,10 @@ def _described(pem: str) -> dict[str, str]:
 
 async def followers(db: Database, authority: Authority, now: datetime, grace: timedelta = GRACE) -> Followers:
     """Raises Unavailable, AuthorityError."""
-    latest = authority.keychain.latest
-    took_over = datetime.fromisoformat(latest.issued_at).replace(microsecond=0)
+    chain = authority.keychain
+    ends = None if chain.took_over is None else chain.took_over.replace(microsecond=0) + DEVICE_LIFETIME
     async with db.acquire() as connection:
-        row = await connection.fetchrow(SQL["followers"], latest.generation, took_over + DEVICE_LIFETIME, now - grace)
+        row = await connection.fetchrow(SQL["followers"], chain.generation, ends, now - grace)
         others = await integrations.by_another_ca(connection, authority.issuer)
     assert row is not None, "counts are one row"
     return Followers(row["devices"], row["informed"], row["renewed"], others)

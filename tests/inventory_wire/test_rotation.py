@@ -196,6 +196,19 @@ def _check_whole(authority: Authority) -> None:
     assert (authority.directory / "ca-second.key").exists() == (len(latest.authorities) == 2)
 
 
+def test_when_the_ca_took_over(made: Authority) -> None:
+    """At the second step, and for as long as it issues; a rotation of the root alone changes nothing."""
+    hours = iter(range(1, 1000))
+    made._clock = lambda: NOW + timedelta(seconds=next(hours))
+    moments = [made.keychain.took_over]
+    rotation.begin(made, ("command-root",))
+    for step in (rotation.advance, rotation.advance, rotation.begin, rotation.advance, rotation.advance):
+        step(made)
+        moments.append(made.keychain.took_over)
+    assert moments[:4] == [None] * 4
+    assert moments[4] is not None and moments[4] == moments[5]
+
+
 def test_a_lost_second_key_is_said(made: Authority) -> None:
     """The next step could not be signed by everybody who has to: nothing is done."""
     rotation.begin(made)
