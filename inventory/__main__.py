@@ -111,7 +111,7 @@ async def _authority(settings: Settings, options: argparse.Namespace) -> dict[st
     authority = Authority(settings.secrets)
     db = await Database.open(settings.database, application="fleetward-authority", pool_size=1)
     try:
-        now = datetime.now(UTC)
+        now, before = datetime.now(UTC), authority.keychain
         if options.do == "rotate":
             rotation.begin(authority, tuple(options.only or rotation.PARTS))
         elif options.do == "advance":
@@ -119,6 +119,7 @@ async def _authority(settings: Settings, options: argparse.Namespace) -> dict[st
             if left:
                 raise AuthorityError(f"{left}: wait for them, or leave them behind with --force")
             rotation.advance(authority)
+        await trusting.recorded(db, before, authority.keychain, now)
         return trusting.described(authority.keychain, await trusting.followers(db, authority, now))
     finally:
         await db.close()

@@ -20,7 +20,8 @@ from typing import Any
 from cryptography import x509
 
 from broker.messages import CertificateAnswer, CertificateRequest, Denial
-from inventory import certificates, reports
+from inventory import account_log, certificates, reports
+from inventory.actor import Actor
 from inventory.authority import Authority
 from inventory.bulk import BulkWriter
 from inventory.certificates import BACK_DATED, Issued
@@ -204,9 +205,12 @@ class Renewals:
 
     async def _say_denied(self, w: BulkWriter, host: str, reason: Denial, copied: bool, held: Held) -> None:
         log.warning("certificate denied", extra={"device": host, "reason": reason.value})
-        if copied and self._told.first((host, reason), self._mono()):
+        if not self._told.first((host, reason, copied), self._mono()):
+            return
+        await account_log.record(w.tx, Actor.device(host), "certificate", host, w.at, after={"denied": reason.value}, op="refused")
+        if copied:
             await reports.notify(w, host, "error", "IdentityShared", SHARED)
-        if reason is Denial.LAPSED and self._told.first((host, reason), self._mono()):
+        if reason is Denial.LAPSED:
             late = _days(self._store.clock() - held.expires_at)
             text = f"It asks for a certificate {late} after its own ended, which is longer than the grace period: it needs a new token."
             await reports.notify(w, host, "warning", "CertificateLapsed", text)

@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.messages import Keys
-from inventory import integrations
+from inventory import account_log, integrations
+from inventory.actor import Actor
 from inventory.authority import DEVICE_LIFETIME, Authority
 from inventory.db import SQL, Connection, Database
 from inventory.keychain import Keychain, Phase, key_id
@@ -94,6 +95,18 @@ class Followers:
             case Phase.TAKEN_OVER if self.integrations:
                 return f"integrations with certificates of the old CA: {', '.join(self.integrations)}"
         return ""
+
+
+async def recorded(db: Database, before: Keychain, after: Keychain, now: datetime) -> None:
+    """A step of a rotation, for the audit. Raises Unavailable."""
+    async with db.transaction() as tx:
+        await account_log.record(tx, Actor.system(), "installation", "keys", now, before=_audited(before), after=_audited(after))
+
+
+def _audited(chain: Keychain) -> dict[str, Any]:
+    roots = [key_id(base64.b64decode(root)) for root in chain.latest.command_roots]
+    authorities = [_described(pem)["fingerprint"] for pem in chain.latest.authorities]
+    return {"phase": chain.phase.value, "generation": chain.generation, "authorities": authorities, "command_roots": roots}
 
 
 def described(chain: Keychain, followers: Followers) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from edge_agent import certificates as device_side
 from inventory import endings, integrations, rotation, trusting
 from inventory.authority import DEVICE_LIFETIME, Authority, CommandSigner
 from inventory.certificates import fingerprint
-from inventory.db import Database
+from inventory.db import Database, loads
 from inventory.errors import Forbidden, Invalid
 from inventory.ingest import Ingest
 from inventory.listing import ListQuery
@@ -143,6 +143,14 @@ class Ground:
         host = await self.store.get("host", self.machine.device.id)
         return datetime.fromisoformat(host["certificate_expires_at"])
 
+    async def audited(self) -> list[tuple[str, str, str, Any]]:
+        """What stands in the change log for the audit alone."""
+        async with self.db.acquire() as connection:
+            rows = await connection.fetch(
+                "SELECT kind, op, resource_id, resource::text FROM changes_in WHERE kind IN ('certificate', 'installation') ORDER BY id"
+            )
+        return [(row["kind"], row["op"], row["resource_id"], loads(row["resource"])) for row in rows]
+
     async def execute(self, sql: str, *params: Any) -> None:
         async with self.db.acquire() as connection:
             await connection.execute(sql, *params)
@@ -183,6 +191,7 @@ async def test_a_copy_of_the_disk_is_noticed_when_it_renews(ground: Ground) -> N
         denied = await ground.answer(copy)
         assert (denied.certificate, denied.reason) == (None, Denial.REPLACED) and "enroll it anew" in denied.message
     assert await ground.notes() == [("IdentityShared", "error")]
+    assert await ground.audited() == [("certificate", "refused", copy.device.id, {"denied": "Replaced"})]
     ground.now += timedelta(days=20)
     ground.machine.install(await ground.answer())
 
@@ -298,6 +307,16 @@ async def test_connected_devices_are_told_of_a_rotation(ground: Ground) -> None:
     assert await told(6) == 0
     rotation.advance(ground.authority)
     assert await told(6) == 1, "the next step is told at once to those who have followed"
+
+
+async def test_a_step_of_a_rotation_stands_in_the_audit(ground: Ground) -> None:
+    """Who is trusted since, and where it stands; looking at it is no step."""
+    before = ground.authority.keychain
+    await trusting.recorded(ground.db, before, before, ground.now)
+    rotation.begin(ground.authority)
+    await trusting.recorded(ground.db, before, ground.authority.keychain, ground.now)
+    [(kind, op, id, after)] = await ground.audited()
+    assert (kind, op, id, after["phase"], len(after["authorities"])) == ("installation", "updated", "keys", "announced", 2)
 
 
 async def test_the_next_step_would_leave_somebody_behind(ground: Ground) -> None:
