@@ -22,10 +22,10 @@ class Limits:
     """Largest length field: the largest payload, with its topic and packet id."""
     connect_s: float = 3.0
     """From accepting the socket, through TLS, to a whole CONNECT; waiting for a place is not counted."""
-    crowded_s: float = 0.5
-    """The same for TLS and CONNECT alone, where others wait for a place."""
-    unauthenticated: int = 192
-    """Places for TLS and CONNECT, of about 70 KiB each; who has said something and gets none waits."""
+    crowded_s: float = 0.4
+    """For TLS and CONNECT, where others wait for a place, or it was waited for."""
+    unauthenticated: int = 128
+    """Places for TLS and CONNECT, of about 90 KiB each; who has said something and gets none waits."""
     lobby: int = 4096
     """Connections without a place, of about 1 KiB each: past it the oldest that has said nothing is ended, and where all have spoken,
     further ones wait in the listening socket's backlog."""

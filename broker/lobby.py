@@ -2,7 +2,7 @@
 
 A socket that has said nothing costs a file descriptor and about a kilobyte here, no task and no TLS; it is shown out after `connect_s`, or,
 where too many stand about, when it is the oldest. Whoever speaks gets one of a bounded number of places, in which TLS and CONNECT happen
-(`broker.guard`). Where all places are taken, those that others wait for are held for less long, and the next is by turns the one that has
+(`broker.guard`). Places that others wait for, or that were waited for, are had for less long, and the next is by turns the one that has
 waited longest and the one that came last: in a storm of reconnecting devices everybody gets on, and among strangers who hold every place
 a device that connects need not wait until all of them have been shown out.
 
@@ -44,8 +44,11 @@ class Place:
     allowed_s: float = 0.0
     """For TLS and CONNECT: what it has left of `connect_s` once it has spoken."""
     limit: asyncio.Timeout | None = None
+    waited: bool = False
+    """It had to, and so has less time: otherwise the last of a crowd would stay for the whole of it after all the waiting."""
     ticks: int = 0
-    """Of a clock that goes only while others wait, and not faster than the event loop turns: nobody has to answer for a busy broker."""
+    """Of a clock that goes not faster than the event loop turns, so that nobody has to answer for a busy broker; it goes while others wait,
+    and for those who had to."""
 
 
 class Lobby:
@@ -153,6 +156,7 @@ class Lobby:
             place.sock.close()
             return
         place.allowed_s = place.until - self._loop.time()
+        place.waited = bool(self._spoken) or len(self._places) >= self._limits.unauthenticated
         self._spoken.append(place)
         self._fill()
 
@@ -181,7 +185,7 @@ class Lobby:
             place = self._spoken.pop() if self._last_first else self._spoken.popleft()
             self._places.add(place)
             self._let_in(place)
-        if self._spoken and self._clock is None:
+        if self._clock is None and (self._spoken or any(place.waited for place in self._places)):
             self._clock = self._loop.call_later(_TICK_S, self._tick)
         if self._paused and self._retry is None and len(self._spoken) < self._limits.lobby:
             self._accept_again()
@@ -189,7 +193,7 @@ class Lobby:
     def _tick(self) -> None:
         self._clock = None
         for place in list(self._places):
-            place.ticks += 1
+            place.ticks += bool(self._spoken) or place.waited
             if place.ticks * _TICK_S >= self._limits.crowded_s and place.limit is not None and not place.limit.expired():
                 place.limit.reschedule(self._loop.time())
         self._fill()
