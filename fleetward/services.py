@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fleetward.layout import DataDir
 from fleetward.postgres import Cluster
-from fleetward.settings import KEPT_NAMES, Up
+from fleetward.settings import KEPT_NAMES, OIDC_NAMES, Up
 from fleetward.supervisor import Service, said_ready
 from fleetward.trust import fingerprint
 
@@ -52,6 +52,11 @@ class Table:
             "FLEETWARD_MQTT_ADVERTISE": self.settings.mqtt_advertise,
         }
 
+    def _environment(self, name: str) -> dict[str, str]:
+        """The identity provider's secret is for web alone."""
+        variables = [f"FLEETWARD_OIDC_{each.upper()}" for each in OIDC_NAMES] if name == "web" else []
+        return self.service_environment() | {each: self.inherited[each] for each in variables if each in self.inherited}
+
     def bootstrap(self) -> tuple[str, ...]:
         """The step that migrates and makes the CA, the certificates and the first administrator."""
         names = [part for name in self.settings.certificate_names for part in ("--advertise", name)]
@@ -61,7 +66,7 @@ class Table:
     def control_plane(self, web_answers: Callable[[], bool]) -> tuple[Service, ...]:
         """Broker (where it is ours), inventory, managers, web; in the order they are shown."""
         return tuple(
-            Service(name, self._command(name), self.service_environment(), self._readiness(name, web_answers))
+            Service(name, self._command(name), self._environment(name), self._readiness(name, web_answers))
             for name in _CONTROL_PLANE
             if name != "broker" or self.settings.own_broker
         )

@@ -27,6 +27,6 @@ def allowed(role: str, action: Action) -> bool:
 
 
 def check(actor: Actor, action: Action, what: str) -> None:
-    """Raises Forbidden where a user's role does not suffice. `what`: the kind or thing, for the words. Others than users have no role."""
-    if actor.type == "user" and not allowed(actor.role, action):
+    """Raises Forbidden where the role of a user or a token does not suffice. `what`: the kind or thing, for the words. Others have none."""
+    if actor.type in ("user", "token") and not allowed(actor.role, action):
         raise Forbidden(f"{what}: this needs the role {ROLES[action]}; {actor.name} is {actor.role or 'of no role'}")

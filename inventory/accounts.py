@@ -1,70 +1,66 @@
-"""People and programs that sign in: users with passwords, the sessions of their browsers, and bearer tokens.
+"""Who is it: users by name and password, browsers by their session, programs by their bearer token. And the secrets these bring.
 
-Accounts are no resources: they make no changes and are never published. Of every secret only a hash is kept: argon2id of passwords, which
-people choose; SHA-256 of tokens and cookies, which are 256 random bits. What a role may do is `inventory.access`'s business. Called by
-the web process for every request, and by the bootstrap that makes the first administrator.
+Of every secret only a hash is kept: argon2id of passwords, which people choose (`inventory.passwords`); SHA-256 of tokens and cookies,
+which are 256 random bits. What a role may do is `inventory.access`'s business; making and changing accounts is that of `inventory.users`,
+`inventory.sessions` and `inventory.api_tokens`. Called by the web process for every request, and by the bootstrap, which makes the first
+administrator and the token of the local command line.
 
-Source: OWASP Password Storage Cheat Sheet (argon2id), Session Management Cheat Sheet.
+Source: OWASP Session Management Cheat Sheet.
 """
 
-import asyncio
 import hashlib
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
+from typing import Literal
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
-
+from inventory import passwords
 from inventory.access import ROLES
 from inventory.db import SQL, Database
+from inventory.ids import new_id
 from inventory.tables import ApiToken, User
 
 TOUCH = timedelta(minutes=1)
-"""A session's `seen_at` is written this often at most, so that reading a page is not a write each time."""
-
-_hasher = PasswordHasher()
-_hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="argon2")
-"""Off the event loop, and not more at once than there are cores: each takes 64 MiB for 50 ms."""
-
-
-@cache
-def _nobody() -> str:
-    """Verified against where the name is unknown, so that the time taken tells nothing. Made at the first sign-in, not at import: every
-    process of the inventory would pay for it."""
-    return _hasher.hash(secrets.token_hex(16))
+"""When a session or a token was last used is written this often at most, so that reading a page is not a write each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who has been recognised: a user, or a token by its name."""
+    """Who has been recognised. type: `user`, or `token` by its name. scope: the filter of hosts that the role holds for; empty: all, which
+    is the only one so far."""
 
     id: str
     name: str
     role: str
+    type: Literal["user", "token"] = "user"
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A user whose password was right. `one_time`: it has to be changed before anything else. `ended`: it may not be used any more.
+    `second_factor`: a code is asked for besides."""
+
+    account: Account
+    one_time: bool
+    ended: bool
+    second_factor: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that has signed in. `csrf` must come with each of its unsafe requests."""
+    """A browser that has signed in. `csrf` must come with each of its unsafe requests. `one_time`: it may change the password, no more."""
 
+    id: str
     account: Account
     csrf: str
+    one_time: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A new session: the cookie's secret, shown this once, and the token against forged requests."""
-
-    secret: str
-    csrf: str
-
-
-def new_secret() -> str:
-    """256 random bits, in characters that need no quoting. Never with a dash in front, which a command line would take for an option."""
-    return "fws_" + secrets.token_urlsafe(32)
+def new_secret(prefix: str = "fws_") -> str:
+    """256 random bits, in characters that need no quoting. Never with a dash in front, which a command line would take for an option; the
+    prefix tells scanners for leaked secrets what it is."""
+    return prefix + secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:
@@ -73,14 +69,14 @@ def digest(secret: str) -> str:
 
 
 async def add_user(db: Database, name: str, password: str, role: str, now: datetime) -> bool:
-    """Make a user; False, and nothing changed, where the name is taken. Raises ValueError for an unknown role."""
+    """The bootstrap's first administrator; False, and nothing changed, where the name is taken. Raises ValueError for an unknown role."""
     _check_role(role)
-    hashed = await asyncio.get_running_loop().run_in_executor(_hashing, _hasher.hash, password)
+    hashed = await passwords.hashed(password)
     async with db.transaction() as tx:
         if await User.filter(name=name).using_db(tx.client).exists():
             return False
-        identifier = f"user-{secrets.token_hex(13)}"
-        await User.create(id=identifier, name=name, password=hashed, role=role, created_at=now, using_db=tx.client)
+        values = {"password": hashed, "role": role, "created_at": now, "password_changed_at": now}
+        await User.create(id=new_id("user"), name=name, using_db=tx.client, **values)
         return True
 
 
@@ -90,45 +86,28 @@ async def has_users(db: Database) -> bool:
         return await User.all().using_db(tx.client).exists()
 
 
-async def check_password(db: Database, name: str, password: str) -> Account | None:
-    """The user of that name and password. Takes as long for a name that there is not."""
+async def check_password(db: Database, name: str, password: str, now: datetime) -> Checked | None:
+    """The user of that name and password. None, after as long, for a name that there is not, and for somebody who may not sign in."""
     async with db.transaction() as tx:
         user = await User.filter(name=name).using_db(tx.client).first()
-    matches = await asyncio.get_running_loop().run_in_executor(_hashing, _matches, None if user is None else user.password, password)
-    return Account(user.id, user.name, user.role) if matches and user is not None else None
-
-
-def _matches(stored: str | None, password: str) -> bool:
-    nobody = _nobody()  # by known and unknown names alike: the first one of a process waits for it whoever it is
-    try:
-        return _hasher.verify(stored or nobody, password)
-    except (VerifyMismatchError, InvalidHashError):
-        return False
-
-
-async def open_session(db: Database, account: Account, address: str, now: datetime, longest: timedelta) -> Opened:
-    """Remember that this browser has signed in, until `now + longest` at the most. Forgets sessions that have ended."""
-    opened = Opened(new_secret(), secrets.token_urlsafe(24))
-    async with db.transaction() as tx:
-        await tx.raw.execute("DELETE FROM sessions WHERE expires_at <= $1", now)
-        await tx.raw.execute(SQL["open_session"], digest(opened.secret), account.id, opened.csrf, now, now + longest, address)
-    return opened
+    matches = await passwords.matches(None if user is None else user.password, password)
+    if user is None or not matches or user.disabled_at is not None:
+        return None
+    ends = user.password_expires_at
+    account = Account(user.id, user.name, user.role, "user", user.scope)
+    return Checked(account, ends is not None, ends is not None and ends <= now, user.totp_since is not None)
 
 
 async def find_session(db: Database, secret: str, now: datetime, idle: timedelta) -> Session | None:
-    """The session of a cookie, unless it has ended or was idle too long."""
+    """The session of a cookie, unless it has ended, was idle too long, or its user may no longer sign in."""
     async with db.acquire() as connection:
         row = await connection.fetchrow(SQL["find_session"], digest(secret), now, now - idle)
         if row is None:
             return None
         if now - row["seen_at"] > TOUCH:
-            await connection.execute("UPDATE sessions SET seen_at = $2 WHERE token_hash = $1", digest(secret), now)
-    return Session(Account(row["id"], row["name"], row["role"]), row["csrf"])
-
-
-async def close_session(db: Database, secret: str) -> None:
-    async with db.transaction() as tx:
-        await tx.raw.execute("DELETE FROM sessions WHERE token_hash = $1", digest(secret))
+            await connection.execute(SQL["touch_sessions"], [digest(secret)], now, now)
+    account = Account(row["id"], row["name"], row["role"], "user", row["scope"])
+    return Session(row["session"], account, row["csrf"], row["password_expires_at"] is not None)
 
 
 async def put_token(db: Database, name: str, role: str, secret: str, now: datetime, expires_at: datetime | None = None) -> None:
@@ -137,14 +116,27 @@ async def put_token(db: Database, name: str, role: str, secret: str, now: dateti
     values = {"token_hash": digest(secret), "role": role, "created_at": now, "expires_at": expires_at}
     async with db.transaction() as tx:
         await ApiToken.filter(name=name).using_db(tx.client).delete()
-        await ApiToken.create(id=f"token-{secrets.token_hex(13)}", name=name, using_db=tx.client, **values)
+        await ApiToken.create(id=new_id("apit"), name=name, using_db=tx.client, **values)
 
 
 async def find_token(db: Database, secret: str, now: datetime) -> Account | None:
     """Whose bearer token it is, unless it has expired."""
     async with db.acquire() as connection:
         row = await connection.fetchrow(SQL["find_token"], digest(secret), now)
-    return None if row is None else Account(row["id"], row["name"], row["role"])
+        if row is None:
+            return None
+        if row["last_used_at"] is None or now - row["last_used_at"] > TOUCH:
+            await connection.execute("UPDATE api_tokens SET last_used_at = $2 WHERE token_hash = $1", digest(secret), now)
+    return Account(row["id"], row["name"], row["role"], "token", row["scope"])
+
+
+async def standing(db: Database, hashes: list[str], now: datetime, idle: timedelta) -> dict[str, tuple[str, str]]:
+    """Of these digests those whose tokens and sessions still stand, each with its role and scope. Sessions asked for count as in use: a
+    page that is open and live is being looked at."""
+    async with db.acquire() as connection:
+        rows = await connection.fetch(SQL["standing"], hashes, now, now - idle)
+        await connection.execute(SQL["touch_sessions"], [row["hash"] for row in rows], now, now - TOUCH)
+    return {row["hash"]: (row["role"], row["scope"]) for row in rows}
 
 
 def _check_role(role: str) -> None:

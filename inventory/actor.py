@@ -7,7 +7,8 @@ from inventory.kind import DEVICE, INVENTORY, USER
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """type: `user`, `integration`, `device`, `manager`, `inventory` or `system`. address: where a person's request came from."""
+    """type: `user`, `token` (a program with an API token), `integration`, `device`, `manager`, `inventory` or `system`. address: where the
+    request of a person or a token came from."""
 
     type: str
     name: str
@@ -17,6 +18,10 @@ class Actor:
     @classmethod
     def user(cls, name: str, role: str, address: str = "") -> "Actor":
         return cls("user", name, role, address)
+
+    @classmethod
+    def token(cls, name: str, role: str, address: str = "") -> "Actor":
+        return cls("token", name, role, address)
 
     @classmethod
     def integration(cls, name: str) -> "Actor":
@@ -42,7 +47,7 @@ class Actor:
     def owns(self, owner: str) -> bool:
         """Whether it may write fields of this owner."""
         match self.type:
-            case "user" | "integration":
+            case "user" | "token" | "integration":
                 return owner == USER
             case "device":
                 return owner == DEVICE
@@ -57,7 +62,7 @@ class Actor:
     @property
     def creates_as(self) -> str:
         """What `Kind.creators` calls it."""
-        return {"manager": self.name, "integration": USER}.get(self.type, self.type)
+        return {"manager": self.name, "integration": USER, "token": USER}.get(self.type, self.type)
 
     def to_json(self) -> dict[str, str]:
         return {key: value for key, value in (("type", self.type), ("name", self.name), ("address", self.address)) if value}

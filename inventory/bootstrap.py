@@ -5,14 +5,13 @@ is written down in the secrets directory before the account exists, and is hande
 started once (`forget_first_password`): only then has whoever ran this step heard the answer. Called by `python -m inventory bootstrap`.
 """
 
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from inventory import accounts, seals
+from inventory import accounts, passwords, seals
 from inventory.authority import Authority
 from inventory.db import Database, migrate
 from inventory.secret_files import write_secret
@@ -22,8 +21,6 @@ LOCK = 0x666C7764_0012
 
 ADMINISTRATOR = "admin"
 TOKEN_NAME = "local command line"
-_LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
-"""Without those that are taken for one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +69,11 @@ async def first_password(db: Database, directory: Path, now: datetime) -> str | 
     if not note.exists():
         if await accounts.has_users(db):
             return None
-        write_secret(note, new_password().encode())
+        write_secret(note, passwords.random_password().encode())
     password = note.read_text()
     if await accounts.add_user(db, ADMINISTRATOR, password, "admin", now):
         return password
-    if await accounts.check_password(db, ADMINISTRATOR, password) is None:
+    if await accounts.check_password(db, ADMINISTRATOR, password, now) is None:
         note.unlink()
         return None
     return password
@@ -94,11 +91,6 @@ async def admin_token(db: Database, file: Path, now: datetime) -> None:
     secret = file.read_text().strip()
     if await accounts.find_token(db, secret, now) is None:
         await accounts.put_token(db, TOKEN_NAME, "admin", secret, now)
-
-
-def new_password() -> str:
-    """About 78 bits, easily typed: four groups of four."""
-    return "-".join("".join(secrets.choice(_LETTERS) for _ in range(4)) for _ in range(4))
 
 
 def _note(directory: Path) -> Path:

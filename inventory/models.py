@@ -24,6 +24,8 @@ __models__ = [
     tables.Work,
     tables.HostTold,
     tables.User,
+    tables.RecoveryCode,
+    tables.SignInBegun,
     tables.Session,
     tables.ApiToken,
     tables.Integration,

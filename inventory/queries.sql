@@ -135,16 +135,35 @@ UPDATE host SET version = nextval('versions'), updated_at = now() WHERE id = ANY
 
 -- name: find_token
 -- Whose bearer token it is. $1 SHA-256 of the token, $2 now
-SELECT id, name, role FROM api_tokens WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2);
+SELECT id, name, role, scope, last_used_at FROM api_tokens WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2);
 
 -- name: open_session
--- $1 SHA-256 of the cookie, $2 user id, $3 CSRF token, $4 now, $5 until when, $6 address
-INSERT INTO sessions (token_hash, "user", csrf, created_at, seen_at, expires_at, address) VALUES ($1, $2, $3, $4, $4, $5, $6);
+-- $1 SHA-256 of the cookie, $2 id, $3 user id, $4 CSRF token, $5 now, $6 until when, $7 address, $8 what the browser calls itself
+INSERT INTO sessions (token_hash, id, "user", csrf, created_at, seen_at, expires_at, address, agent)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8);
 
 -- name: find_session
 -- $1 SHA-256 of the cookie, $2 now, $3 unused since
-SELECT u.id, u.name, u.role, s.csrf, s.seen_at FROM sessions s JOIN users u ON u.id = s."user"
-WHERE s.token_hash = $1 AND s.expires_at > $2 AND s.seen_at > $3;
+SELECT u.id, u.name, u.role, u.scope, u.password_expires_at, s.id AS session, s.csrf, s.seen_at, s.address
+FROM sessions s JOIN users u ON u.id = s."user"
+WHERE s.token_hash = $1 AND s.expires_at > $2 AND s.seen_at > $3 AND u.disabled_at IS NULL;
+
+-- name: touch_sessions
+-- They are in use. $1 SHA-256 of the cookies, $2 now, $3 those not touched since
+UPDATE sessions SET seen_at = $2 WHERE token_hash = ANY ($1::text[]) AND seen_at < $3;
+
+-- name: standing
+-- Which credentials still stand, and the rights that each gives. $1 SHA-256 of tokens and cookies, $2 now, $3 sessions unused since
+SELECT s.token_hash AS hash, u.role, u.scope FROM sessions s JOIN users u ON u.id = s."user"
+WHERE s.token_hash = ANY ($1::text[]) AND s.expires_at > $2 AND s.seen_at > $3 AND u.disabled_at IS NULL
+UNION ALL
+SELECT token_hash, role, scope FROM api_tokens WHERE token_hash = ANY ($1::text[]) AND (expires_at IS NULL OR expires_at > $2);
+
+-- name: list_sessions
+-- Those that stand, the one used last first. $1 user id or NULL for all, $2 now, $3 unused since
+SELECT s.id, s."user", u.name, s.address, s.agent, s.created_at, s.seen_at, s.expires_at FROM sessions s JOIN users u ON u.id = s."user"
+WHERE ($1::text IS NULL OR s."user" = $1) AND s.expires_at > $2 AND s.seen_at > $3 AND u.disabled_at IS NULL
+ORDER BY s.seen_at DESC, s.id;
 
 --------------------------------------------------------------------------------------------------------------- idempotency
 

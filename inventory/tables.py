@@ -283,42 +283,85 @@ class HostTold(Model):
 
 
 class User(Model):
-    """A person who may sign in. `password` is an argon2id hash."""
+    """A person who may sign in. `password` is an argon2id hash, empty for those whom an identity provider knows (`issuer`, `subject`).
+
+    `password_expires_at`: set while the password is one that an administrator handed out, to be used once until then. `totp_secret`:
+    sealed (`inventory.second_factor`), in force since `totp_since`; `totp_step`: the last step whose code was used. `scope`: the filter of
+    hosts that the role holds for, empty for all; nothing sets it yet."""
 
     id = CharField(max_length=64, primary_key=True)
     name = CharField(max_length=253, unique=True)
+    title = CharField(max_length=256, default="", db_default="")
     password = CharField(max_length=256)
     role = CharField(max_length=16, default="viewer")
+    scope = TextField(default="", db_default="")
     created_at = DatetimeField()
+    disabled_at = DatetimeField(null=True)
+    signed_in_at = DatetimeField(null=True)
+    password_changed_at = DatetimeField(null=True)
+    password_expires_at = DatetimeField(null=True)
+    issuer: Any = TextField(null=True)
+    subject: Any = TextField(null=True)
+    totp_secret = fields.BinaryField(null=True)
+    totp_since = DatetimeField(null=True)
+    totp_step = fields.BigIntField(default=0, db_default=0)
 
     class Meta:
         table = "users"
 
 
-class Session(Model):
-    """A browser that has signed in. `token_hash` is the SHA-256 of the cookie, hex."""
+class RecoveryCode(Model):
+    """A code that stands in for a lost second factor, once. `code_hash` is its SHA-256, hex."""
+
+    code_hash = CharField(max_length=64, primary_key=True)
+    user = CharField(max_length=64)
+
+    class Meta:
+        table = "recovery_codes"
+
+
+class SignInBegun(Model):
+    """A sign-in between its two steps: the user's password was right, and waits for its code. `token_hash` is the SHA-256 of the cookie
+    that goes with it, hex."""
 
     token_hash = CharField(max_length=64, primary_key=True)
+    user = CharField(max_length=64)
+    expires_at = DatetimeField()
+
+    class Meta:
+        table = "sign_ins_begun"
+
+
+class Session(Model):
+    """A browser that has signed in. `token_hash` is the SHA-256 of the cookie, hex; `id` is what it is listed and revoked by; `agent`: what
+    the browser calls itself."""
+
+    token_hash = CharField(max_length=64, primary_key=True)
+    id = CharField(max_length=64, unique=True)
     user = CharField(max_length=64)
     csrf = CharField(max_length=64)
     created_at = DatetimeField()
     seen_at = DatetimeField()
     expires_at = DatetimeField()
     address = CharField(max_length=64, default="")
+    agent = CharField(max_length=256, default="", db_default="")
 
     class Meta:
         table = "sessions"
 
 
 class ApiToken(Model):
-    """A bearer token. `token_hash` is its SHA-256, hex."""
+    """A bearer token. `token_hash` is its SHA-256, hex; `scope` as of a user."""
 
     id = CharField(max_length=64, primary_key=True)
     name = CharField(max_length=253, unique=True)
     token_hash = CharField(max_length=64, unique=True)
     role = CharField(max_length=16)
+    scope = TextField(default="", db_default="")
     created_at = DatetimeField()
+    created_by = CharField(max_length=253, default="", db_default="")
     expires_at = DatetimeField(null=True)
+    last_used_at = DatetimeField(null=True)
 
     class Meta:
         table = "api_tokens"

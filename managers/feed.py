@@ -195,7 +195,7 @@ def _interest(manager: Manager, change: Change) -> Sequence[AnyTrigger]:
 
 def _person(change: Change) -> str:
     actor = change.actor
-    return f"{actor['type']} {actor.get('name', '')}" if actor.get("type") in ("user", "integration") else ""
+    return f"{actor['type']} {actor.get('name', '')}" if actor.get("type") in ("user", "token", "integration") else ""
 
 
 async def _until_closed(lock: Connection) -> None:

@@ -23,6 +23,7 @@ from inventory.renewal import grace_of
 from inventory.replica import replica_number
 from web import serving
 from web.app import create_app
+from web.providers import Provider
 from web.serving import Address
 from web.settings import Settings
 
@@ -74,6 +75,7 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
         tls=options.tls,
         grace=_grace(environment),
         replica=replica_number(environment),
+        provider=Provider.read(environment),
     )
 
 

@@ -24,22 +24,29 @@ from inventory.errors import Unavailable
 from inventory.readmission import Readmission
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
-from web import admission, bodies, headers, operations, pages, problems, signin
-from web.api import audit, enrollment, events, integrations, meta, resources
+from web import admission, bodies, headers, operations, pages, problems, provider_sign_in, signin
+from web.api import account, api_tokens, audit, enrollment, events, integrations, meta, resources, sessions, users
 from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
+from web.providers import ProviderClient
 from web.services import Services, install
 from web.settings import Settings
+from web.standing import Standing
 
 log = logging.getLogger(__name__)
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     operations.blueprint,
     signin.blueprint,
+    provider_sign_in.blueprint,
     meta.blueprint,
     enrollment.blueprint,
     integrations.blueprint,
+    users.blueprint,
+    api_tokens.blueprint,
+    sessions.blueprint,
+    account.blueprint,
     events.blueprint,
     audit.blueprint,
     resources.blueprint,
@@ -82,10 +89,14 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     authority = None if settings.secrets is None else Authority(settings.secrets)
     store, topics = Store(db), Topics(settings.topic_root)
     readmission = None if authority is None else Readmission(db, store, authority, topics, settings.grace)
-    gate = Gate(waiting_most=settings.requests_waiting)
-    services = Services(settings, db, store, hub, authority, readmission, session_key(settings.secrets), gate)
+    services = Services(
+        *(settings, db, store, hub, authority, readmission, session_key(settings.secrets)),
+        gate=Gate(waiting_most=settings.requests_waiting),
+        standing=Standing(db, settings.session_idle, hub.wake, settings.stream_recheck_s),
+        provider=None if settings.provider is None else ProviderClient(settings.provider),
+    )
     numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
-    loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run()}
+    loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run(), "standing": services.standing.run()}
     tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
     try:
         yield services

@@ -16,7 +16,7 @@ It is not a filter of who may see what, and it keeps nothing across a restart: p
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -151,15 +151,22 @@ class Hub:
         self._closed = True
         self._tell()
 
-    async def follow(self, *, after: int, wanted: Wanted) -> AsyncIterator[News]:
-        """News from a position on, for ever. Raises Gone below the floor of the log, Unavailable when it must be read and can't be."""
+    def wake(self) -> None:
+        """Have every follower look whether it is over."""
+        self._tell()
+
+    async def follow(self, *, after: int, wanted: Wanted, over: Callable[[], bool] = lambda: False) -> AsyncIterator[News]:
+        """News from a position on, until `over`, which is asked before each piece of news and at `wake`. Raises Gone below the floor of the
+        log, Unavailable when it must be read and can't be."""
         self.followers += 1
         try:
             position = after
             async for news in self._stored(after, wanted):
+                if over():
+                    return
                 position = news.position
                 yield news
-            while not self._closed:
+            while not self._closed and not over():
                 if position < self._floor:
                     self.cut += 1
                     yield Cut()

@@ -10,7 +10,6 @@ Source: contract.md section 5; OWASP CSRF Prevention Cheat Sheet (synchronizer t
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -19,10 +18,12 @@ from quart import g, request
 
 from inventory import access, accounts
 from inventory.access import Action
+from inventory.accounts import Account
 from inventory.actor import Actor
 from inventory.errors import Forbidden
-from web.problems import Unauthenticated
+from web.problems import PasswordToBeChanged, Unauthenticated
 from web.services import services
+from web.standing import Held
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
@@ -32,20 +33,36 @@ _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who was recognised. `csrf`: the token of their session; None for a bearer token, which no browser sends by itself."""
+    """Who was recognised. `csrf` and `session`: the token and the id of a browser's session; None for a bearer token, which no browser
+    sends by itself. `one_time`: signed in with a password that has to be changed first."""
 
-    name: str
-    role: str
-    csrf: str | None
+    account: Account
+    csrf: str | None = None
+    session: str | None = None
+    one_time: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.account.name
+
+    @property
+    def role(self) -> str:
+        return self.account.role
 
 
 def cookie_name() -> str:
     """The prefix makes browsers insist on Secure, and on no other host having set it; they refuse it over plain HTTP."""
-    return "__Host-fleetward-session" if services().settings.tls else "fleetward-session"
+    return ("__Host-" if services().settings.tls else "") + "fleetward-session"
+
+
+def begun_cookie_name() -> str:
+    """Of the cookie that stands for a sign-in's first step."""
+    return ("__Host-" if services().settings.tls else "") + "fleetward-sign-in"
 
 
 def remote_address() -> str:
-    """Where the request came from, as an IP address; empty where the server can't say."""
+    """Where the request came from, as an IP address: the socket's, as anybody can write anything into a header such as X-Forwarded-For.
+    Empty where the server can't say."""
     client = request.scope.get("client")
     return str(client[0]) if client else ""
 
@@ -90,14 +107,15 @@ async def _look_up() -> Identity | None:
         account = await accounts.find_token(here.db, token, now)
         if account is None:
             raise Unauthenticated("the token is not known, or has expired")
-        return Identity(account.name, account.role, None)
+        return Identity(account)
     cookie = request.cookies.get(cookie_name())
     session = await accounts.find_session(here.db, cookie, now, here.settings.session_idle) if cookie else None
-    return None if session is None else Identity(session.account.name, session.account.role, session.csrf)
+    return None if session is None else Identity(session.account, session.csrf, session.id, session.one_time)
 
 
-async def require(action: Action | None = None) -> Identity:
-    """Somebody known, who may do `action` (by default, what the method means), and whose browser meant it.
+async def require(action: Action | None = None, *, one_time: bool = False) -> Identity:
+    """Somebody known, who may do `action` (by default, what the method means), and whose browser meant it. one_time: also who has a
+    one-time password still to change.
 
     Raises Unauthenticated (401) or Forbidden (403)."""
     identity = await identify()
@@ -106,6 +124,8 @@ async def require(action: Action | None = None) -> Identity:
     safe = request.method in SAFE_METHODS
     if not safe and identity.csrf is not None:
         await _check_csrf(identity.csrf)
+    if identity.one_time and not one_time:
+        raise PasswordToBeChanged("this password was for one sign-in: change it first (POST /api/v1/account:change-password)")
     wanted = action if action is not None else (Action.READ if safe else Action.WRITE)
     access.check(_actor(identity), wanted, f"{request.method} {request.path}")
     return identity
@@ -119,17 +139,18 @@ async def _check_csrf(expected: str) -> None:
         raise Forbidden(f"the CSRF token is missing or wrong: send the session's in {CSRF_HEADER}; /api/v1/whoami tells it")
 
 
-def still_known() -> Callable[[], Awaitable[bool]]:
-    """For answers that outlive their request: a question that can be asked later, whether whoever asked is still known."""
-    here, token, cookie = services(), bearer(), request.cookies.get(cookie_name(), "")
+async def require_person(action: Action = Action.READ, *, one_time: bool = False) -> Identity:
+    """Likewise, with a session of their own: what is asked for concerns it. Raises Forbidden for a token."""
+    identity = await require(action, one_time=one_time)
+    if identity.session is None:
+        raise Forbidden("this is about the person who has signed in, and an API token is nobody: sign in with POST /login")
+    return identity
 
-    async def ask() -> bool:
-        now = datetime.now(UTC)
-        if token is not None:
-            return await accounts.find_token(here.db, token, now) is not None
-        return await accounts.find_session(here.db, cookie, now, here.settings.session_idle) is not None
 
-    return ask
+def held() -> Held:
+    """What an answer that outlives its request stands on. Only after `require`."""
+    identity = cast(Identity, g.identity)
+    return Held(accounts.digest(bearer() or request.cookies.get(cookie_name(), "")), identity.role, identity.account.scope)
 
 
 def current_actor() -> Actor:
@@ -141,7 +162,8 @@ def current_actor() -> Actor:
 
 
 def _actor(identity: Identity) -> Actor:
-    return Actor.user(identity.name, identity.role, remote_address())
+    made = Actor.token if identity.account.type == "token" else Actor.user
+    return made(identity.name, identity.role, remote_address())
 
 
 def csrf_token() -> str:

@@ -10,34 +10,26 @@ from inventory.kind import USER, Kind
 from inventory.kinds import KINDS
 from web.api.issued import ISSUED
 from web.api.parameters import AUDIT, AUDIT_EXPORT, DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
-from web.params import Parameter
-from web.schemas import GENERAL, Schema, kind_schemas, reference, type_name
-
-Operation = dict[str, Any]
+from web.openapi_accounts import ACCOUNT_SCHEMAS, account_paths
+from web.openapi_parts import IF_MATCH as _IF_MATCH
+from web.openapi_parts import JSON, PROBLEMS, Operation
+from web.openapi_parts import KEY as _KEY
+from web.openapi_parts import REF as _REF
+from web.openapi_parts import content as _content
+from web.openapi_parts import given as _given
+from web.openapi_parts import header as _header
+from web.openapi_parts import open_to_all as _open
+from web.openapi_parts import operation as _operation
+from web.openapi_parts import query as _query
+from web.schemas import GENERAL, kind_schemas, reference, type_name
 
 VERSION = "1.0.0"
-JSON = "application/json"
-
-_PROBLEMS = {
-    400: "The request can't be understood.",
-    401: "Nobody has signed in.",
-    403: "The role does not suffice, or the field belongs to somebody else.",
-    404: "There is no such resource.",
-    409: "The resource's state, or what refers to it, does not allow this.",
-    410: "The position is below the floor of the change log, or ahead of it.",
-    412: "Somebody else wrote in between.",
-    413: "The body is longer than 1 MiB.",
-    415: "The body is of another type.",
-    422: "A field is unknown, ill-typed or not allowed; or the idempotency key was used for something else.",
-    429: "Too many failed sign-ins.",
-    503: "The database can't be reached just now; nothing was written.",
-}
 
 
 def document() -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Operation]] = {}
-    schemas = dict(GENERAL)
+    schemas = GENERAL | ACCOUNT_SCHEMAS
     for kind in KINDS:
         schemas |= kind_schemas(kind)
         paths |= _kind_paths(kind)
@@ -54,12 +46,12 @@ def document() -> dict[str, Any]:
         "security": [{"token": []}, {"session": []}],
         "tags": [
             *({"name": kind.collection, "description": kind.doc} for kind in KINDS),
-            *({"name": name} for name in ("events", "audit", "meta", "access", "operations")),
+            *({"name": name} for name in ("events", "audit", "meta", "access", "accounts", "operations")),
         ],
-        "paths": paths | _event_paths() | _audit_paths() | _meta_paths() | _access_paths() | _operations_paths(),
+        "paths": paths | _event_paths() | _audit_paths() | _meta_paths() | _access_paths() | account_paths() | _operations_paths(),
         "components": {
             "schemas": schemas,
-            "responses": {str(status): _problem(words) for status, words in _PROBLEMS.items()},
+            "responses": {str(status): _problem(words) for status, words in PROBLEMS.items()},
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "session": {
@@ -75,45 +67,6 @@ def document() -> dict[str, Any]:
 
 def _problem(words: str) -> dict[str, Any]:
     return {"description": words, "content": {"application/problem+json": {"schema": reference("Problem")}}}
-
-
-def _operation(id: str, tag: str, summary: str, answers: dict[str, Any], *problems: int, **more: Any) -> Operation:
-    responses = answers | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted({400, 401, 403, 503, *problems})}
-    return {"operationId": id, "tags": [tag], "summary": summary, "responses": responses, **more}
-
-
-def _open(operation: Operation) -> Operation:
-    """Without signing in."""
-    for status in ("401", "403"):
-        operation["responses"].pop(status, None)
-    return {**operation, "security": []}
-
-
-def _content(schema: Schema, type: str = JSON) -> dict[str, Any]:
-    return {"content": {type: {"schema": schema}}}
-
-
-def _given(words: str, schema: Schema, type: str = JSON, *, etag: bool = False) -> dict[str, Any]:
-    headers = {"ETag": {"description": "The version.", "schema": {"type": "string"}}} if etag else {}
-    return {"description": words, **_content(schema, type), **({"headers": headers} if headers else {})}
-
-
-def _query(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:
-    return [_parameter(parameter) for parameter in parameters]
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    schema: Schema = {"type": "array", "items": parameter.schema} if parameter.repeatable else parameter.schema
-    return {"name": parameter.name, "in": "query", "description": parameter.doc, "schema": schema}
-
-
-def _header(name: str, words: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
-
-
-_REF = {"name": "ref", "in": "path", "required": True, "description": "Id or name.", "schema": {"type": "string"}}
-_IF_MATCH = _header("If-Match", 'The version that it must still have, such as `"4711"`, or `*`.')
-_KEY = _header("Idempotency-Key", "Sent again within 24 h, the same request gets the same answer and is done once.")
 
 
 def _kind_paths(kind: Kind) -> dict[str, dict[str, Operation]]:

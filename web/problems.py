@@ -34,6 +34,13 @@ class Unauthenticated(InventoryError):
     title = "Not signed in"
 
 
+class PasswordToBeChanged(InventoryError):
+    """Signed in with a one-time password: it has to be changed before anything else."""
+
+    status = 403
+    title = "Password to be changed"
+
+
 class TooLarge(InventoryError):
     """The body is longer than what is taken."""
 

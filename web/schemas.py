@@ -206,9 +206,22 @@ GENERAL: dict[str, Schema] = {
         "items",
         items=_array(_plain("A kind.", "kind collection fields", kind=_TEXT, collection=_TEXT, fields=_array({"type": "object"}))),
     ),
-    "Identity": _plain("Who is asking.", "name role", type=_TEXT, name=_TEXT, role=_TEXT, csrf_token=_TEXT),
+    "Identity": _plain(
+        "Who is asking. `type`: user or token. `must_change_password`: nothing else is answered before.",
+        "name role",
+        type=_TEXT,
+        name=_TEXT,
+        role=_TEXT,
+        csrf_token=_TEXT,
+        must_change_password={"type": "boolean"},
+    ),
     "Credentials": _plain(
-        "Who signs in.", "username password", username=_TEXT, password={"type": "string", "format": "password"}, next=_TEXT
+        "Who signs in. `code`: of the second factor, or a recovery code, where there is one.",
+        "username password",
+        username=_TEXT,
+        password={"type": "string", "format": "password"},
+        code=_TEXT,
+        next=_TEXT,
     ),
     "EnrollRequest": _plain(
         "A device's first request.",

@@ -14,7 +14,9 @@ from inventory.readmission import Readmission
 from inventory.store import Store
 from web.gate import Gate, Recognised
 from web.hub import Hub
+from web.providers import ProviderClient
 from web.settings import Settings
+from web.standing import Standing
 from web.throttle import Throttle
 
 _KEY = "fleetward"
@@ -35,6 +37,10 @@ class Services:
     key: bytes
     """The installation's session key, from which secrets that must be the same again are derived."""
     gate: Gate
+    standing: Standing
+    """Ends the streams of those who may no longer read."""
+    provider: ProviderClient | None
+    """Speaks with the identity provider, where there is one."""
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from inventory.renewal import GRACE
 from web.gate import WAITING
+from web.providers import Provider
+from web.standing import RECHECK_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,9 @@ class Settings:
     replica: int = 1
     """Which of several web processes on this machine this is, for its metrics."""
 
+    provider: Provider | None = None
+    """The identity provider that people may sign in by; None: passwords only."""
+
     pool_size: int = 10
     """Connections to the database. A request holds one for a few milliseconds; 2 cores keep no more busy."""
 
@@ -38,8 +43,8 @@ class Settings:
 
     heartbeat_s: float = 15.0
     """A stream says that it is alive so often, in seconds : below the 30 s after which proxies cut idle connections."""
-    stream_recheck_s: float = 60.0
-    """An open stream is looked at so often, in seconds, whether its token or session still stands."""
+    stream_recheck_s: float = RECHECK_S
+    """How often it is asked, in seconds, whether the tokens and sessions of open streams still stand."""
     stream_backlog: int = 2048
     """Changes kept in memory for the streams. A reader further behind than that is cut and resumes from the database. About 4 KiB each."""
     requests_waiting: int = WAITING

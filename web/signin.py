@@ -1,15 +1,14 @@
 """Signing in and out: `POST /login` with `username` and `password`, as a form or as JSON, and `POST /logout`.
 
-It makes and ends sessions; the page with the form is the pages' (`GET /login`). Browsers are sent on (303), to `next` where it is a
-path of this site; everybody else gets JSON. A sign-in that another site's page sent is refused by its `Sec-Fetch-Site` or `Origin`,
-since there is no session yet whose CSRF token could tell.
+Where the user has a second factor, a program sends its `code` along; a browser is asked for it in a second step, in which only the code is
+sent, with a cookie that stands for the first. It makes and ends sessions; the page with the form is the pages' (`GET /login`), and the
+identity provider's way in is `web.provider_sign_in`. Browsers are sent on (303), to `next` where it is a path of this site; everybody else
+gets JSON. A sign-in that another site's page sent is refused by its `Sec-Fetch-Site` or `Origin`, since there is no session yet whose CSRF
+token could tell.
 
 Source: contract.md section 5; OWASP Authentication and Session Management Cheat Sheets; Fetch Metadata (W3C).
 """
 
-import logging
-import math
-import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -17,50 +16,86 @@ from urllib.parse import urlencode, urlsplit
 from quart import Blueprint, Response, request
 from quart.typing import ResponseReturnValue
 
-from inventory import accounts
+from inventory import sessions, users
 from inventory.access import Action
-from inventory.accounts import Account, Opened
-from inventory.errors import Forbidden, Invalid, Problem, TooManyRequests
-from inventory.metrics import METER, SIGN_INS_FAILED
-from web import json
+from inventory.accounts import Account
+from inventory.errors import Forbidden, Invalid, InventoryError, Problem, TooManyRequests
+from inventory.passwords import LONGEST
+from inventory.sessions import Browser, Opened
+from web import json, proving
 from web.bodies import read_object
-from web.identity import cookie_name, identify, remote_address, require
+from web.identity import begun_cookie_name, cookie_name, current_actor, identify, remote_address, require
 from web.problems import Unauthenticated
 from web.services import services
 
-log = logging.getLogger(__name__)
 blueprint = Blueprint("signin", __name__)
 
-MAX_PASSWORD: int = 1024
-"""Characters; argon2 hashes them all, so there is an end."""
+CHANGE_PASSWORD = "/password"
+"""The page to which somebody with a one-time password is sent."""
 
 
 @blueprint.post("/login")
 async def login() -> ResponseReturnValue:
     _refuse_foreign()
     given = await _given()
-    name, password = _credential(given, "username"), _credential(given, "password")
+    second = "code" in given and "username" not in given
     try:
-        account = await _checked(name, password)
-    except (Unauthenticated, TooManyRequests) as error:
-        if not _wants_page():
+        account, one_time, how = await (_second_step(given) if second else _first_step(given))
+    except proving.CodeNeeded as needed:
+        if not wants_page():
             raise
-        return _back_to_form(error, given)
-    opened = await accounts.open_session(services().db, account, remote_address(), datetime.now(UTC), services().settings.session_longest)
-    log.info("signed in", extra={"user": account.name, "address": remote_address()})
-    return _welcome(account, opened, str(given.get("next", "")))
+        return await _ask_for_code(needed.account, given)
+    except (Unauthenticated, TooManyRequests, Forbidden) as error:
+        if not wants_page():
+            raise
+        return _back_to_form(error, given, second)
+    return await welcome(account, how, str(given.get("next", "")), one_time=one_time)
 
 
 @blueprint.post("/logout")
 async def logout() -> ResponseReturnValue:
     """Ends the session. Somebody who has none is as signed out as they asked to be."""
     if await identify() is not None:
-        await require(Action.READ)
+        await require(Action.READ, one_time=True)
         cookie = request.cookies.get(cookie_name())
         if cookie:
-            await accounts.close_session(services().db, cookie)
-    response = Response(status=303, headers={"Location": "/login"}) if _wants_page() else Response(status=204)
+            await sessions.close(services().db, current_actor(), cookie, datetime.now(UTC))
+    response = Response(status=303, headers={"Location": "/login"}) if wants_page() else Response(status=204)
     response.delete_cookie(cookie_name(), path="/", secure=services().settings.tls, httponly=True, samesite="Lax")
+    return response
+
+
+async def _first_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
+    """Who it is, whether the password was a one-time one, and by what they have signed in. Raises CodeNeeded."""
+    checked = await proving.password(_credential(given, "username"), _credential(given, "password"))
+    if not checked.second_factor:
+        return checked.account, checked.one_time, "password"
+    if "code" not in given:
+        raise proving.CodeNeeded(checked.account)
+    return checked.account, checked.one_time, await proving.code(checked.account, _credential(given, "code"))
+
+
+async def _second_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
+    here, now, cookie = services(), datetime.now(UTC), request.cookies.get(begun_cookie_name(), "")
+    code = _credential(given, "code")
+    whose = await sessions.begun(here.db, cookie, now)
+    if whose is None:
+        raise Unauthenticated("too much time has gone by: begin again with name and password")
+    async with here.db.transaction() as tx:
+        user = await users.locked(tx, whose)
+    account = Account(user.id, user.name, user.role, "user", user.scope)
+    how = await proving.code(account, code)
+    await sessions.finish(here.db, cookie)
+    if user.disabled_at is not None:
+        raise Unauthenticated("the name or the password is wrong")
+    return account, user.password_expires_at is not None, how
+
+
+async def _ask_for_code(account: Account, given: dict[str, Any]) -> Response:
+    secret = await sessions.begin(services().db, account.id, datetime.now(UTC))
+    wanted = {"step": "code", "next": local_path(str(given.get("next", "")))}
+    response = Response(status=303, headers={"Location": "/login?" + urlencode(wanted)})
+    set_begun_cookie(response, secret)
     return response
 
 
@@ -81,50 +116,60 @@ async def _given() -> dict[str, Any]:
 
 def _credential(given: dict[str, Any], name: str) -> str:
     value = given.get(name)
-    if not isinstance(value, str) or not value or len(value) > MAX_PASSWORD or "\0" in value:
-        words = "is required" if not value else f"must be text of at most {MAX_PASSWORD} characters"
+    if not isinstance(value, str) or not value or len(value) > LONGEST or "\0" in value:
+        words = "is required" if not value else f"must be text of at most {LONGEST} characters"
         raise Invalid(f"{name}: {words}", errors=(Problem(f"/{name}", words),))
     return value
 
 
-async def _checked(name: str, password: str) -> Account:
-    """Raises TooManyRequests before the password is looked at, Unauthenticated where it or the name is wrong."""
-    here, address = services(), remote_address()
-    wait = here.throttle.wait(address, name, time.monotonic())
-    if wait > 0:
-        raise TooManyRequests("too many failed sign-ins; wait a little", retry_after=math.ceil(wait))
-    # Counted before the check, so that many at once do not all pass as the first.
-    here.throttle.failed(address, name, time.monotonic())
-    account = await accounts.check_password(here.db, name, password)
-    if account is None:
-        here.throttle.told(address, name, time.monotonic())
-        METER.count(SIGN_INS_FAILED)
-        log.warning("sign-in refused", extra={"user": name[:64], "address": address})
-        raise Unauthenticated("the name or the password is wrong")
-    here.throttle.succeeded(address, name)
-    return account
-
-
-def _welcome(account: Account, opened: Opened, wanted: str) -> Response:
-    if _wants_page():
-        response = Response(status=303, headers={"Location": local_path(wanted)})
+async def welcome(account: Account, how: str, wanted: str, *, one_time: bool = False) -> Response:
+    """Open the session, and send a browser on."""
+    proving.signed_in(account)
+    here = services()
+    browser = Browser(remote_address(), request.headers.get("User-Agent", ""), request.cookies.get(cookie_name(), ""))
+    opened = await sessions.open_session(here.db, account, browser, how, datetime.now(UTC), here.settings.session_longest)
+    if wants_page():
+        where = f"{CHANGE_PASSWORD}?" + urlencode({"next": local_path(wanted)}) if one_time else local_path(wanted)
+        response = Response(status=303, headers={"Location": where})
     else:
         body = {"name": account.name, "role": account.role, "csrf_token": opened.csrf}
-        response = Response(json.encode(body), content_type="application/json")
+        response = Response(json.encode(body | ({"must_change_password": True} if one_time else {})), content_type="application/json")
+    set_session_cookie(response, opened)
+    response.delete_cookie(begun_cookie_name(), path="/", secure=here.settings.tls, httponly=True, samesite="Lax")
+    return response
+
+
+def set_session_cookie(response: Response, opened: Opened) -> None:
     settings = services().settings
     response.set_cookie(
         cookie_name(), opened.secret, max_age=settings.session_longest, path="/", secure=settings.tls, httponly=True, samesite="Lax"
     )
-    return response
 
 
-def _back_to_form(error: Unauthenticated | TooManyRequests, given: dict[str, Any]) -> Response:
+def set_begun_cookie(response: Response, secret: str) -> None:
+    """Lax: the identity provider's redirect has to bring it along."""
+    tls = services().settings.tls
+    response.set_cookie(begun_cookie_name(), secret, max_age=sessions.BEGUN, path="/", secure=tls, httponly=True, samesite="Lax")
+
+
+def _back_to_form(error: InventoryError, given: dict[str, Any], second: bool) -> Response:
     """The form again, with why in the URL; the pages give the words."""
-    why = {"error": "throttled" if isinstance(error, TooManyRequests) else "wrong", "next": local_path(str(given.get("next", "")))}
-    return Response(status=303, headers={"Location": "/login?" + urlencode(why)})
+    match error:
+        case TooManyRequests():
+            why = "throttled"
+        case Forbidden():
+            why = "ended"
+        case Unauthenticated() if any(problem.pointer == "/code" for problem in error.errors):
+            why = "code"
+        case _:
+            why = "late" if second else "wrong"
+    query = {"error": why, "next": local_path(str(given.get("next", "")))}
+    return Response(
+        status=303, headers={"Location": "/login?" + urlencode({"step": "code", **query} if second and why != "late" else query)}
+    )
 
 
-def _wants_page() -> bool:
+def wants_page() -> bool:
     return "text/html" in request.headers.get("Accept", "")
 
 

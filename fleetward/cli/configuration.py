@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fleetward.cli.exits import CommandError, Exit
-from fleetward.settings import KEPT_NAMES
+from fleetward.settings import KEPT_NAMES, OIDC_NAMES
 
 KEYS = (
     *(
@@ -29,6 +29,7 @@ KEYS = (
         "ca",
     ),
     *(f"keep_{name}" for name in KEPT_NAMES),
+    *(f"oidc_{name}" for name in OIDC_NAMES),
 )
 
 

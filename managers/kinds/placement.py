@@ -31,7 +31,7 @@ _MATTERS = frozenset({f.name for f in HOST.fields if f.selectable} | {"current_s
 
 def interest(change: Change) -> Sequence[AnyTrigger]:
     """What selectors and templates can see of a host, and whether it is onboarded; a host-config that somebody dropped by force."""
-    if change.kind == HOST_CONFIG and change.op == "deleted" and change.actor.get("type") == "user" and change.host is not None:
+    if change.kind == HOST_CONFIG and change.op == "deleted" and change.actor.get("type") in ("user", "token") and change.host is not None:
         return [Trigger(QUEUE, change.host)]
     if change.kind != "host" or change.op == "deleted":
         return ()

@@ -8,12 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from inventory import accounts
-from inventory.bootstrap import Wanted, admin_token, bootstrap, first_password, forget_first_password, new_password
+from inventory.bootstrap import Wanted, admin_token, bootstrap, first_password, forget_first_password
 from inventory.db import Database
+from inventory.passwords import random_password
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +32,8 @@ async def test_an_empty_database_becomes_an_installation(postgres_url: str, tmp_
     [line] = done.stdout.splitlines()
     password = json.loads(line)["admin_password"]
     db = await Database.open(postgres_url, application="tests")
-    account = await accounts.check_password(db, "admin", password)
-    assert account is not None and account.role == "admin"
+    account = await accounts.check_password(db, "admin", password, now)
+    assert account is not None and account.account.role == "admin"
     file = tmp_path / "admin-token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     token = await accounts.find_token(db, file.read_text().strip(), now)
@@ -42,7 +43,7 @@ async def test_an_empty_database_becomes_an_installation(postgres_url: str, tmp_
     again = run_bootstrap(postgres_url, tmp_path)
     assert json.loads(again.stdout) == {"admin_password": None}
     assert file.read_text() == before
-    assert await accounts.check_password(db, "admin", password) is not None
+    assert await accounts.check_password(db, "admin", password, now) is not None
     await db.close()
 
 
@@ -59,7 +60,7 @@ async def test_a_password_written_down_without_its_account_is_used(db: Database,
     """Killed between the note and the account."""
     (tmp_path / "admin-password").write_text("correct-horse")
     assert await first_password(db, tmp_path, now) == "correct-horse"
-    assert await accounts.check_password(db, "admin", "correct-horse") is not None
+    assert await accounts.check_password(db, "admin", "correct-horse", now) is not None
 
 
 async def test_a_password_that_no_longer_signs_in_is_not_told(db: Database, tmp_path: Path, now: datetime) -> None:
@@ -103,7 +104,7 @@ async def test_killed_in_the_middle_the_next_run_finishes(postgres_url: str, tmp
     assert done.returncode == 0, done.stderr
     password = json.loads(done.stdout)["admin_password"]
     db = await Database.open(postgres_url, application="tests")
-    assert await accounts.check_password(db, "admin", password) is not None
+    assert await accounts.check_password(db, "admin", password, datetime.now(UTC)) is not None
     await db.close()
 
 
@@ -113,7 +114,7 @@ async def test_two_at_once_agree(inventory_url: str, tmp_path: Path, now: dateti
     one, two = await asyncio.gather(bootstrap(wanted, now), bootstrap(wanted, now))
     db = await Database.open(inventory_url, application="tests")
     assert one == two
-    assert await accounts.check_password(db, "admin", one or "") is not None
+    assert await accounts.check_password(db, "admin", one or "", now) is not None
     await db.close()
 
 
@@ -136,5 +137,5 @@ def test_no_database_is_said(tmp_path: Path) -> None:
 
 def test_passwords_are_never_the_same() -> None:
     """And of characters that can be told apart."""
-    made = {new_password() for _ in range(100)}
+    made = {random_password() for _ in range(100)}
     assert len(made) == 100 and not any(c in text for text in made for c in "01lio")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -10,7 +11,7 @@ from tortoise.migrations.executor import MigrationExecutor, MigrationTarget
 
 from broker.messages import Presence, decode, encode
 from broker.topics import DeviceTopic, Topics
-from inventory import changes, schema
+from inventory import changes, schema, sessions, users
 from inventory.actor import Actor
 from inventory.changes import Relay
 from inventory.db import APP, Database, _config, migrate
@@ -34,6 +35,10 @@ INSERT INTO device_stream (host, epoch, seq, session, retired, retired_epochs, k
 VALUES ('host-1', 'e1', 42, 's1', '[]', '["e0"]', 30, 30, 0);
 INSERT INTO work (manager, key, due_at, attempts, halted, again, backoff, fence, queued_at)
 VALUES ('host', 'host-1', now(), 2, false, 0, false, nextval('work_fences'), now());
+INSERT INTO users (id, name, password, role, created_at) VALUES ('user-1', 'admin', '', 'admin', now());
+INSERT INTO sessions (token_hash, "user", csrf, created_at, seen_at, expires_at, address)
+VALUES ('h1', 'user-1', 'c', now(), now(), now() + interval '1 d', ''),
+       ('h2', 'user-1', 'c', now(), now(), now() + interval '1 d', '::1');
 INSERT INTO changes_in (kind, resource_id, op, version, generation, changed, resource, actor, at)
 VALUES ('region', 'reg-1', 'created', 1, 1, '[]', '{"id": "reg-1"}', '{}', now());
 """
@@ -63,6 +68,9 @@ async def test_a_database_of_an_earlier_release_is_brought_up_to_date(earlier: s
             assert stream is not None and (stream["seq"], stream["retired_epochs"], stream["resync_at"]) == (42, '["e0"]', None)
             assert await connection.fetchval("SELECT fence FROM device_identity") == 7
             assert await connection.fetchval("SELECT attempts FROM work") == 2
+        standing = await sessions.list_sessions(db, "user-1", datetime.now(UTC), timedelta(days=1))
+        assert len({each["id"] for each in standing}) == 2 and {each["user"] for each in standing} == {"admin"}
+        assert not (await users.get(db, "admin"))["second_factor"]
         await Relay(db).step()
         [first] = (await changes.read(db, 0)).changes
         assert (first.position, first.id) == (1, "reg-1")

@@ -123,7 +123,7 @@ def test_addresses_on_this_machine(settings: dict[str, str], url: str, broker: s
 
 def test_no_secret_is_an_argument() -> None:
     """The database's URL may hold a password: it is in the services' environment, never in their arguments, and never with the agent."""
-    inherited = {"PATH": "/bin", "FLEETWARD_TOKEN": "t", "FLEETWARD_LOG": "debug"}
+    inherited = {"PATH": "/bin", "FLEETWARD_TOKEN": "t", "FLEETWARD_LOG": "debug", "FLEETWARD_OIDC_CLIENT_SECRET": "hidden"}
     table = Table(Up(data_dir=Path("/d"), host="0.0.0.0"), DataDir(Path("/d")), "postgresql://u:hidden@h/d", inherited)
     services = (*table.control_plane(lambda: True), table.agent())
     assert not any("hidden" in part for service in services for part in (*service.command, *table.bootstrap()))
@@ -131,6 +131,7 @@ def test_no_secret_is_an_argument() -> None:
     assert all(set(service.environment) >= {"PATH", "FLEETWARD_LOG"} for service in services)
     assert not any("FLEETWARD_TOKEN" in service.environment for service in services)
     assert "FLEETWARD_DATABASE" not in table.agent().environment
+    assert [service.name for service in services if "FLEETWARD_OIDC_CLIENT_SECRET" in service.environment] == ["web"]
     assert "--tls" in next(service.command for service in services if service.name == "web")
 
 

@@ -142,7 +142,7 @@ def test_the_history_of_a_resource_is_there_also_after_it_is_gone(client: httpx.
     assert [item["op"] for item in items] == ["deleted", "updated", "created"]
     assert items[1]["changed"] == ["title"]
     assert items[1]["before"] == {"title": ""}
-    assert items[1]["actor"] == {"type": "user", "name": "admin", "address": "127.0.0.1"}
+    assert items[1]["actor"] == {"type": "token", "name": "admin", "address": "127.0.0.1"}
     first = client.get(f"/api/v1/regions/{region['id']}/changes", params={"limit": 2}).json()
     rest = client.get(f"/api/v1/regions/{region['id']}/changes", params={"limit": 2, "before": first["next"]}).json()
     assert first["items"] + rest["items"] == items

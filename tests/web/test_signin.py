@@ -7,7 +7,7 @@ import pytest
 
 from tests.web.site_under_test import PASSWORD, Site
 from web.signin import local_path
-from web.throttle import FORGET_S, FREE_ADDRESS, FREE_NAME, LONGEST_S, Throttle
+from web.throttle import FORGET_S, FREE_ADDRESS, FREE_CODE, FREE_NAME, LONGEST_S, Throttle
 
 RIGHT = {"username": "admin", "password": PASSWORD}
 
@@ -113,6 +113,21 @@ def test_one_name_guessed_from_many_addresses_is_slowed_down_too() -> None:
         throttle.failed(f"a{number}", "admin", 0.0)
     assert throttle.wait("another", "admin", 0.0) == 1
     assert throttle.wait("another", "somebody", 0.0) == 0
+
+
+def test_codes_guessed_from_many_addresses_are_slowed_down_for_their_account() -> None:
+    """With far less leave than passwords; a right password in between pardons none of them; signing in does."""
+    throttle = Throttle()
+    for number in range(FREE_CODE):
+        assert throttle.wait(f"a{number}", "ann", 0.0, code=True) == 0
+        throttle.failed(f"a{number}", "ann", 0.0)
+        throttle.pardoned(f"a{number}", "ann")
+        throttle.failed(f"a{number}", "ann", 0.0, code=True)
+    assert throttle.wait("another", "ann", 0.0, code=True) == 1
+    assert throttle.wait("another", "ann", 0.0) == 0
+    assert throttle.wait("another", "bob", 0.0, code=True) == 0
+    throttle.succeeded("another", "ann")
+    assert throttle.wait("yet another", "ann", 0.0, code=True) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ lists again.
 Source: contract.md section 5; WHATWG HTML section 9.2 (server-sent events).
 """
 
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 
 from quart import Blueprint, Response, request
 
@@ -20,8 +19,9 @@ from web import params
 from web.api.answers import answer
 from web.api.parameters import EVENTS, STREAM
 from web.hub import PUBLISHED, Changes, Cut, Hub, Quiet, Wanted
-from web.identity import credential, remote_address, require, still_known
+from web.identity import credential, held, remote_address, require
 from web.services import services
+from web.standing import Held, Standing
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1/events")
 
@@ -88,8 +88,7 @@ async def stream_events() -> Response:
         raise TooManyRequests(f"{STREAMS_OF_CLIENT} streams of yours are open: close some", retry_after=RETRY_AFTER_S)
     if here.following.total() >= STREAMS:
         raise Unavailable("more streams are open than this process serves: come back in a moment")
-    known = Patience(still_known(), here.settings.stream_recheck_s)
-    stream = counted(here.following, client, frames(here.hub, after, wanted, known))
+    stream = counted(here.following, client, standing(here.standing, held(), here.hub, after, wanted))
     response = Response(stream, content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None
@@ -108,29 +107,18 @@ async def counted(open_: Counter[Hashable], client: Hashable, stream: AsyncItera
             del open_[client]
 
 
-class Patience:
-    """Asks again, but not all the time, whether the reader may still read: a token that was revoked ends its streams."""
-
-    def __init__(self, ask: Callable[[], Awaitable[bool]], every_s: float) -> None:
-        self._ask = ask
-        self._every_s = every_s
-        self._asked = time.monotonic()
-
-    async def ended(self) -> bool:
-        """Raises Unavailable."""
-        if time.monotonic() - self._asked < self._every_s:
-            return False
-        self._asked = time.monotonic()
-        return not await self._ask()
+async def standing(all_: Standing, held: Held, hub: Hub, after: int, wanted: Wanted) -> AsyncIterator[bytes]:
+    """The stream, for as long as its reader may read."""
+    with all_.hold(held) as over:
+        async for frame in frames(hub, after, wanted, over):
+            yield frame
 
 
-async def frames(hub: Hub, after: int, wanted: Wanted, known: Patience) -> AsyncIterator[bytes]:
+async def frames(hub: Hub, after: int, wanted: Wanted, over: Callable[[], bool] = lambda: False) -> AsyncIterator[bytes]:
     """The stream's bytes, until the reader goes or may no longer read, the process ends, or the reader has to begin anew."""
     yield b": connected\nretry: %d\nid: %d\n\n" % (RECONNECT_MS, after)
     try:
-        async for news in hub.follow(after=after, wanted=wanted):
-            if await known.ended():
-                return
+        async for news in hub.follow(after=after, wanted=wanted, over=over):
             match news:
                 case Changes(entries, _):
                     if entries:

@@ -26,9 +26,11 @@ async def list_kinds() -> Response:
 @blueprint.get("/whoami")
 async def whoami() -> Response:
     """Who is asking; for a browser's session, with the token that its unsafe requests must bring."""
-    identity = await require()
+    identity = await require(one_time=True)
     params.parse(request.query_string, ())
-    body: dict[str, Any] = {"type": "user", "name": identity.name, "role": identity.role}
+    body: dict[str, Any] = {"type": identity.account.type, "name": identity.name, "role": identity.role}
+    if identity.one_time:
+        body["must_change_password"] = True
     return answer(body if identity.csrf is None else {**body, "csrf_token": identity.csrf})
 
 

@@ -73,3 +73,4 @@ AUDIT_EXPORT = (
     *_AUDITED,
     Parameter("after", "Only entries after this position.", whole(0, MAX_POSITION), POSITION_SCHEMA, default=0),
 )
+SESSIONS = (Parameter("user", "Only those of this user, by id or name.", text),)
