@@ -163,6 +163,10 @@ class Client:
             if token is None:
                 return
 
+    def items(self, collection: str, **query: str | None) -> list[Resource]:
+        """All of a collection that is no kind's: users, sessions, API tokens."""
+        return list(self._json("GET", f"/api/v1/{collection}", params=_given(query))["items"])
+
     def get(self, collection: str, name: str) -> Resource:
         return self._json("GET", _path(collection, name))
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import apply, audit, authority, backups, doctor, events, resources, run, tokens, wait
+from fleetward.cli import accounts, apply, audit, authority, backups, doctor, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.cli.terminal import echo
@@ -28,6 +28,9 @@ COMMANDS: tuple[click.Command, ...] = (
     audit.audit,
     tokens.token,
     tokens.integration,
+    accounts.user,
+    accounts.sessions,
+    accounts.api_token,
     run.up,
     run.broker,
     run.inventory,

@@ -68,15 +68,17 @@ def seeded(databases: Databases, migrated: str) -> tuple[str, Seeded]:
 
 
 @pytest.fixture(scope="module")
-def fleet(databases: Databases, seeded: tuple[str, Seeded]) -> Iterator[Fleet]:
+def fleet(databases: Databases, seeded: tuple[str, Seeded], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """The seeded site of this module."""
+    secrets = tmp_path_factory.mktemp("secrets")
+    (secrets / "session.key").write_bytes(b"k" * 32)
     template, made = seeded
     name = databases.create(template)
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="seed")
     thread.start()
     try:
-        with running(databases.url(name)) as site:
+        with running(databases.url(name), secrets=secrets) as site:
             db = asyncio.run_coroutine_threadsafe(Database.open(site.database, application="test-pages", pool_size=2), loop).result(10)
             yield Fleet(site, made, loop, db)
             asyncio.run_coroutine_threadsafe(db.close(), loop).result(10)

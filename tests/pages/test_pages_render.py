@@ -39,6 +39,11 @@ PAGES = {
     "commands": "/tables/commands",
     "components": "/tables/components",
     "missing": "/hosts/nobody",
+    "access": "/access",
+    "access-user": "/access/users/admin",
+    "access-tokens": "/access/tokens",
+    "access-sessions": "/access/sessions",
+    "account": "/account",
 }
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
@@ -58,6 +63,10 @@ SOME = (
     "audit",
     "notifications",
     "enroll",
+    "access",
+    "access-user",
+    "access-tokens",
+    "account",
 )
 """Pages that are looked at in every look; the others differ in nothing that a look decides."""
 

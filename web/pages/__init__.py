@@ -6,7 +6,24 @@ can be sent on, reloaded, and fetched again by `static/js/live.js` when a change
 
 from quart import Blueprint, Quart
 
-from web.pages import assets, audit, configs, enroll, entry, events, find, frame, host, hosts, inbox, overview, places, tables
+from web.pages import (
+    access,
+    account,
+    assets,
+    audit,
+    configs,
+    enroll,
+    entry,
+    events,
+    find,
+    frame,
+    host,
+    hosts,
+    inbox,
+    overview,
+    places,
+    tables,
+)
 
 PAGES: tuple[Blueprint, ...] = (
     assets.blueprint,
@@ -20,6 +37,8 @@ PAGES: tuple[Blueprint, ...] = (
     audit.blueprint,
     inbox.blueprint,
     enroll.blueprint,
+    access.blueprint,
+    account.blueprint,
     find.blueprint,
     tables.blueprint,
 )

@@ -31,6 +31,8 @@ PLACES = (
     Found("Audit", "", "shield-check", "/audit"),
     Found("Notifications", "g n", "bell", "/notifications"),
     Found("Enroll a device", "g a", "plus", "/enroll"),
+    Found("Users and access", "g u", "shield-check", "/access"),
+    Found("Your account", "", "key-round", "/account"),
     Found("New config", "", "plus", "/configs/new"),
     Found("Hosts that are offline", "", "unplug", "/hosts?presence=offline"),
     Found("Host-configs", "", "file-cog", "/tables/host-configs"),
@@ -50,7 +52,7 @@ async def find() -> Response:
     places = [place for place in PLACES if text.lower() in place.title.lower()]
     found = await asyncio.gather(*(_named(kind, text, limit) for kind, limit in SEARCHED)) if text else []
     items = [each for group in found for each in group]
-    body = await render_template("found.html", items=items + places[: 12 if not text else 5], text=text)
+    body = await render_template("found.html", items=items + places[: len(PLACES) if not text else 5], text=text)
     return Response(body, content_type="text/html; charset=utf-8")
 
 

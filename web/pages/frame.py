@@ -18,8 +18,9 @@ from web import json
 from web.identity import Identity, identify, require
 from web.pages import formats, story
 from web.pages.assets import asset
-from web.problems import Body
+from web.problems import Body, PasswordToBeChanged
 from web.services import services
+from web.signin import CHANGE_PASSWORD
 
 THEMES = ("system", "light", "dark")
 DENSITIES = ("compact", "roomy")
@@ -36,6 +37,12 @@ SAID = {
     "deleted": "Deleted.",
     "deleting": "Being deleted: it goes when the devices have confirmed.",
     "read": "Marked as read.",
+    "password": "Password changed. Everywhere else you are signed out.",
+    "second-factor-removed": "No second factor any more.",
+    "signed-out": "Signed out there.",
+    "disabled": "Disabled, and signed out.",
+    "enabled": "Enabled.",
+    "revoked": "Revoked. It is good for nothing now.",
 }
 """What a page says after something was done, by the word in its URL. Texts of the URL itself are never shown."""
 
@@ -122,6 +129,8 @@ async def problem(body: Body) -> ResponseReturnValue:
     if body["status"] == 401 or (identity is None and body["status"] not in (404, 503)):
         wanted = request.full_path.rstrip("?") if request.method == "GET" else _page_of_form()
         return redirect("/login?" + urlencode({"next": wanted}), 303)
+    if body["title"] == PasswordToBeChanged.title:
+        return redirect(f"{CHANGE_PASSWORD}?" + urlencode({"next": _page_of_form() if request.method != "GET" else request.path}), 303)
     more = {"problem": body, "next_step": NEXT.get(body["status"], "The server's log says more."), "identity": identity}
     try:
         unread = await overview.unread(services().db) if identity is not None else 0

@@ -2,7 +2,7 @@
 
 import { cycle } from "./preferences.js";
 
-const GO = { o: "/", h: "/hosts", c: "/configs", p: "/places", e: "/events", n: "/notifications", a: "/enroll" };
+const GO = { o: "/", h: "/hosts", c: "/configs", p: "/places", e: "/events", n: "/notifications", a: "/enroll", u: "/access" };
 const GO_MS = 1200;
 let going = 0;
 

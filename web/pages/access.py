@@ -1,0 +1,187 @@
+"""Who may come in, for administrators: users, API tokens, sessions. Does what `web.api.users`, `.api_tokens` and `.sessions` do, as pages.
+
+What roles will hold for (host filters) goes into the users' and the tokens' forms, beside the role.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from quart import Blueprint, Response, request
+
+from inventory import accounts, api_tokens, passwords, second_factor, sessions, users
+from inventory.access import ROLES, Action
+from inventory.db import Tx
+from inventory.errors import NotFound
+from inventory.resource import Resource, time_text
+from web.api.writing import written
+from web.browsers import browser_name
+from web.identity import Identity, current_actor
+from web.pages.frame import done, page, person
+from web.pages.host import REFUSALS
+from web.services import services
+
+blueprint = Blueprint("access_page", __name__, url_prefix="/access")
+
+LIFETIMES = {"30 days": timedelta(days=30), "90 days": timedelta(days=90), "1 year": timedelta(days=365), "no end": None}
+HERE = "/access"
+
+
+async def _administrator() -> Identity:
+    return await person(Action.ADMINISTER)
+
+
+# --- users ------------------------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("")
+async def show_users() -> Response:
+    await _administrator()
+    return await _users()
+
+
+async def _users(*, status: int = 200, **more: Any) -> Response:
+    found = await users.list_all(services().db)
+    shown: dict[str, Any] = {"users": found, "roles": ROLES, "made": None, "refusal": "", "typed": {}, "tab": "users"}
+    return await page("access_users.html", "Access", status=status, **(shown | more))
+
+
+@blueprint.post("")
+async def create_user() -> Response:
+    """The one-time password is shown in this answer and never again."""
+    await _administrator()
+    form, actor, now = await _form(), current_actor(), services().store.clock()
+    secret = passwords.random_password()
+    hashed = await passwords.hashed(secret)
+    body = {"name": form.get("name", "").strip(), "title": form.get("title", "").strip(), "role": form.get("role", "viewer")}
+    try:
+        made = await written(lambda tx: users.create(tx, actor, body, hashed, now))
+    except REFUSALS as error:
+        return await _users(status=error.status, refusal=error.detail, typed=form)
+    return await _users(status=201, made=made | {"password": secret})
+
+
+@blueprint.get("/users/<ref>")
+async def show_user(ref: str) -> Response:
+    await _administrator()
+    return await _user(ref)
+
+
+async def _user(ref: str, *, status: int = 200, **more: Any) -> Response:
+    here = services()
+    user = await users.get(here.db, ref)
+    open_ = await sessions.list_sessions(here.db, user["id"], here.store.clock(), here.settings.session_idle)
+    shown: dict[str, Any] = {"user": user, "roles": ROLES, "sessions": _told(open_, None), "password": "", "refusal": ""}
+    return await page("access_user.html", user["title"] or user["name"], status=status, **(shown | more))
+
+
+@blueprint.post("/users/<ref>")
+async def change_user(ref: str) -> Response:
+    """One of the buttons."""
+    await _administrator()
+    form = await _form()
+    try:
+        if form.get("do") == "reset-password":
+            return await _reset_password(ref)
+        return await _change(ref, form.get("do", ""), form)
+    except REFUSALS as error:
+        return await _user(ref, status=error.status, refusal=error.detail)
+
+
+async def _reset_password(ref: str) -> Response:
+    actor, now, secret = current_actor(), services().store.clock(), passwords.random_password()
+    hashed = await passwords.hashed(secret)
+    await written(lambda tx: users.reset_password(tx, actor, ref, hashed, now))
+    return await _user(ref, password=secret)
+
+
+async def _change(ref: str, what: str, form: dict[str, str]) -> Response:
+    actor, now, here = current_actor(), services().store.clock(), f"{HERE}/users/{ref}"
+    match what:
+        case "save":
+            patch = {"role": form["role"]} if "role" in form else {}
+            await written(lambda tx: users.change(tx, actor, ref, patch | {"title": form.get("title", "").strip()}, now))
+            return done(here, "saved")
+        case "disable" | "enable":
+            await written(lambda tx: users.change(tx, actor, ref, {"disabled": what == "disable"}, now))
+            return done(here, f"{what}d")
+        case "reset-second-factor":
+            await written(lambda tx: second_factor.remove(tx, actor, ref, now))
+            return done(here, "second-factor-removed")
+        case "sign-out":
+            await written(lambda tx: _sign_out(tx, ref))
+            return done(here, "signed-out")
+        case "delete":
+            await written(lambda tx: users.delete(tx, actor, ref, now))
+            return done(HERE, "deleted")
+    raise NotFound(f"there is nothing to do called {what[:64]!r}")
+
+
+async def _sign_out(tx: Tx, ref: str) -> int:
+    return await sessions.end_all(tx, current_actor(), (await users.locked(tx, ref)).id, services().store.clock())
+
+
+# --- API tokens -------------------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/tokens")
+async def show_tokens() -> Response:
+    await _administrator()
+    return await _tokens()
+
+
+async def _tokens(*, status: int = 200, **more: Any) -> Response:
+    found = await api_tokens.list_all(services().db)
+    shown: dict[str, Any] = {"tokens": found, "roles": ROLES, "lifetimes": list(LIFETIMES), "made": None, "refusal": "", "typed": {}}
+    return await page("access_tokens.html", "Access", status=status, tab="tokens", **(shown | more))
+
+
+@blueprint.post("/tokens")
+async def create_token() -> Response:
+    """The token is shown in this answer and never again."""
+    await _administrator()
+    form, actor, now = await _form(), current_actor(), services().store.clock()
+    lifetime = LIFETIMES.get(form.get("lifetime", ""), api_tokens.LIFETIME)
+    end = None if lifetime is None else time_text(now + lifetime)
+    body = {"name": form.get("name", "").strip(), "role": form.get("role", "viewer"), "expires_at": end}
+    secret = api_tokens.random_token()
+    try:
+        made = await written(lambda tx: api_tokens.create(tx, actor, body, accounts.digest(secret), now))
+    except REFUSALS as error:
+        return await _tokens(status=error.status, refusal=error.detail, typed=form)
+    return await _tokens(status=201, made=made | {"token": secret})
+
+
+@blueprint.post("/tokens/<id>")
+async def revoke_token(id: str) -> Response:
+    await _administrator()
+    actor, now = current_actor(), services().store.clock()
+    await written(lambda tx: api_tokens.delete(tx, actor, id, now))
+    return done(f"{HERE}/tokens", "revoked")
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/sessions")
+async def show_sessions() -> Response:
+    identity, here = await _administrator(), services()
+    found = await sessions.list_sessions(here.db, None, here.store.clock(), here.settings.session_idle)
+    return await page("access_sessions.html", "Access", tab="sessions", sessions=_told(found, identity.session))
+
+
+@blueprint.post("/sessions")
+async def end_session() -> Response:
+    """The one of the form's `id`; back to its `user`, where it was ended from there."""
+    await _administrator()
+    form, actor, now = await _form(), current_actor(), services().store.clock()
+    await written(lambda tx: sessions.end_one(tx, actor, form.get("id", ""), now))
+    user = form.get("user", "")
+    return done(f"{HERE}/users/{user}" if user.startswith("user-") else f"{HERE}/sessions", "signed-out")
+
+
+def _told(found: list[Resource], current: str | None) -> list[Resource]:
+    return [each | {"browser": browser_name(each["agent"]), "current": each["id"] == current} for each in found]
+
+
+async def _form() -> dict[str, str]:
+    return {name: str(value) for name, value in (await request.form).items()}
