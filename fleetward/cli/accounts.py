@@ -8,6 +8,7 @@ import click
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import format_option, show_done, show_list, talk
 from fleetward.cli.session import Session, connected
+from fleetward.cli.terminal import echo
 from fleetward.cli.wait import seconds
 from fleetward.client import Json, Kind
 
@@ -60,7 +61,7 @@ def reset_password(session: Session, name: str) -> None:
 
 
 def _hand_on(made: Json) -> None:
-    click.echo(made["password"])
+    echo(made["password"])
     talk(f"Hand it on to {made['name']}: good for one sign-in, until {made['password_expires_at']}.")
 
 
@@ -111,7 +112,7 @@ def reset_second_factor(session: Session, name: str, output: str) -> None:
 def sign_out(session: Session, name: str) -> None:
     """End all sessions of a user."""
     ended = session.client.verb("users", name, "sign-out")["ended"]
-    click.echo(f"user/{name} signed out of {ended} session{'' if ended == 1 else 's'}")
+    echo(f"user/{name} signed out of {ended} session{'' if ended == 1 else 's'}")
 
 
 @user.command(name="delete")
@@ -120,7 +121,7 @@ def sign_out(session: Session, name: str) -> None:
 def delete_user(session: Session, name: str) -> None:
     """Delete a user, with their sessions. The last administrator stays."""
     session.client.delete("users", name)
-    click.echo(f"user/{name} deleted")
+    echo(f"user/{name} deleted")
 
 
 @click.group(name="session")
@@ -143,7 +144,7 @@ def list_sessions(session: Session, name: str | None, output: str) -> None:
 def end_session(session: Session, id: str) -> None:
     """Sign a browser out; what it has open ends within seconds."""
     session.client.delete("sessions", id)
-    click.echo(f"session/{id} ended")
+    echo(f"session/{id} ended")
 
 
 @click.group(name="api-token")
@@ -173,7 +174,7 @@ def create_token(session: Session, name: str, role: str, ttl: str | None, foreve
     if ttl or forever:
         body["expires_at"] = end_of(ttl).isoformat(timespec="milliseconds") if ttl else None
     made = session.client.create("api-tokens", body)
-    click.echo(made["token"])
+    echo(made["token"])
     talk(f"{name} may do what a{'n' if role[0] in 'ao' else ''} {role} may, until {made['expires_at'] or 'it is revoked'}.")
 
 
@@ -183,7 +184,7 @@ def create_token(session: Session, name: str, role: str, ttl: str | None, foreve
 def revoke_token(session: Session, name: str) -> None:
     """End an API token at once."""
     session.client.delete("api-tokens", name)
-    click.echo(f"api-token/{name} revoked")
+    echo(f"api-token/{name} revoked")
 
 
 def end_of(ttl: str) -> datetime:
