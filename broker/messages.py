@@ -104,6 +104,53 @@ _RECOVERABLE = frozenset(
     }
 )
 
+
+class Doubt(StrEnum):
+    """Why a device dropped what came in its server's name; `messages-refused` (up/log) says how often.
+
+    `late-`, `stale-`, `replayed-` and `void-`: made by the server once, and not to be believed now. An honest network repeats and reorders,
+    and a key that was just replaced has signed what is still on its way, so that some of these are nobody's fault."""
+
+    FOREIGN_TOPIC = "foreign-topic"
+    UNREADABLE = "unreadable"
+    BAD_MAC = "bad-mac"
+    FORGED_COMMAND = "forged-command"
+    MISDELIVERED_COMMAND = "misdelivered-command"
+    VOID_COMMAND = "void-command"
+    REPLAYED_COMMAND = "replayed-command"
+    STALE_COMMAND = "stale-command"
+    EXPIRED_COMMAND = "expired-command"
+    UNJUDGED_COMMAND = "unjudged-command"
+    FORGED_CHECKPOINT = "forged-checkpoint"
+    MISDELIVERED_CHECKPOINT = "misdelivered-checkpoint"
+    VOID_CHECKPOINT = "void-checkpoint"
+    LATE_CHECKPOINT = "late-checkpoint"
+    FORGED_KEYS = "forged-keys"
+    LATE_CERTIFICATE = "late-certificate"
+    LATE_ACK = "late-ack"
+    REPLAYED_RESYNC = "replayed-resync"
+
+    @property
+    def hostile(self) -> bool:
+        """Whether somebody must have meant it: no network makes this of what the server sent."""
+        return self in _HOSTILE
+
+
+_HOSTILE = frozenset(
+    {
+        Doubt.FOREIGN_TOPIC,
+        Doubt.BAD_MAC,
+        Doubt.FORGED_COMMAND,
+        Doubt.MISDELIVERED_COMMAND,
+        Doubt.FORGED_CHECKPOINT,
+        Doubt.MISDELIVERED_CHECKPOINT,
+        Doubt.FORGED_KEYS,
+    }
+)
+
+MESSAGES_REFUSED = "messages-refused"
+"""The type of the log that counts them: `data` is {doubt: how many}."""
+
 SEVERITIES = ("info", "warning", "error", "critical")
 """Of log messages and notifications, mildest first."""
 
@@ -124,7 +171,13 @@ SECTIONS = (
     "software",
     "time",
 )
-"""The sections of a device's facts."""
+"""The sections of a device's facts that discovery finds."""
+
+AGENT_SECTION = "agent"
+"""The section in which the agent speaks of itself: the owner's policy, and commands that have not reached it."""
+
+MAX_AWAITED = 16
+"""Commands that a checkpoint names."""
 
 # --- checks of single members -------------------------------------------------------------------------------------------------
 
@@ -416,12 +469,16 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
-    """Send again: these sections (None: all of them), and, with `items`, the status of every item."""
+    """Send again: these sections (None: all of them), and, with `items`, the status of every item.
+
+    It counts once (`id`), and in the session that it is meant for; an older server does not say."""
 
     suffix: ClassVar[str] = "down/resync"
     sections: tuple[str, ...] | None = member(_or_null(_list_of(_token, 64)), default=None)
     items: bool = member(_boolean, default=False)
     reason: str = member(_text(256), default="")
+    session: str | None = member(_or_null(_token), default=None)
+    id: str | None = member(_or_null(_token), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,12 +513,18 @@ class Checkpoint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """The text of a checkpoint. `generation` is that of the delegation in force: older ones are void. `fence`: the highest number that a
-    command to this device has been signed with; an older server does not say."""
+    command to this device has been signed with. `device`: whose question it answers. `epoch` and `seq`: what of the device's stream is
+    committed. `awaiting`: commands that were sent and that the device has not answered, oldest first. An older server says none of
+    these."""
 
     nonce: str = member(_token)
     time: str = member(_time)
     generation: int = member(_whole(0))
     fence: int = member(_whole(0), default=0)
+    device: str | None = member(_or_null(_token), default=None)
+    epoch: str | None = member(_or_null(_token), default=None)
+    seq: int | None = member(_or_null(_whole(0)), default=None)
+    awaiting: tuple[str, ...] = member(_list_of(_token, MAX_AWAITED), default=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

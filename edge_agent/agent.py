@@ -12,8 +12,21 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from broker.messages import Ack, BadMac, CertificateAnswer, Checkpoint, Command, ContractError, Keys, Resync, open_envelope, read
-from edge_agent import commands, connection, facts, findings, outbox, renewal, uplink
+from broker.messages import (
+    AGENT_SECTION,
+    Ack,
+    BadMac,
+    CertificateAnswer,
+    Checkpoint,
+    Command,
+    ContractError,
+    Doubt,
+    Keys,
+    Resync,
+    open_envelope,
+    read,
+)
+from edge_agent import commands, connection, facts, findings, outbox, renewal, standing, uplink, withheld
 from edge_agent.signals import (
     Booted,
     Clock,
@@ -22,6 +35,7 @@ from edge_agent.signals import (
     Disconnected,
     Effect,
     Finished,
+    Governed,
     Input,
     Inspect,
     Inspected,
@@ -59,7 +73,7 @@ def step(me: Profile, state: State, now: Clock, signal: Input) -> tuple[State, t
 def wake_at(state: State) -> float | None:
     """The monotonic time by which `Tick` is due."""
     link = state.link
-    times = [link.dial_at, commands.deadline(state.running), state.report_at if state.refused else None]
+    times = [link.dial_at, commands.deadline(state.running), state.report_at if state.refused else None, state.awaited.due]
     if link.connected:
         times += [link.heartbeat_at, link.presence_at, state.resend.at]
         if len(state.durable.outbox.sent) < outbox.WINDOW:
@@ -99,8 +113,11 @@ def _dispatch(turn: Turn, signal: Input) -> None:
             _lifecycle(turn, signal)
 
 
-def _lifecycle(turn: Turn, signal: JournalFailed | JournalMended | JournalLost | Stopping) -> None:
+def _lifecycle(turn: Turn, signal: Governed | JournalFailed | JournalMended | JournalLost | Stopping) -> None:
     match signal:
+        case Governed(policy):
+            turn.set(policy=policy)
+            standing.report(turn)
         case JournalFailed():
             uplink.journal_failed(turn, signal)
         case JournalMended():
@@ -112,6 +129,7 @@ def _lifecycle(turn: Turn, signal: JournalFailed | JournalMended | JournalLost |
             uplink.log(turn, "journal-lost", "error", f"the agent's journal was set aside: {message}")
             uplink.report_all(turn)
         case Stopping():
+            uplink.tell_refused(turn, now=True)
             connection.stopping(turn)
 
 
@@ -126,6 +144,7 @@ def _due(turn: Turn) -> None:
     commands.expire(turn)
     renewal.due(turn)
     uplink.tell_refused(turn)
+    withheld.check(turn)
     if turn.state.link.connected:
         _due_connected(turn)
 
@@ -151,8 +170,18 @@ def _booted(turn: Turn) -> None:
 
 
 def _resync(turn: Turn, resync: Resync) -> None:
+    """Each counts once, and in its own session: a replayed one would have the device look and tell for nobody."""
+    heard = turn.state.link.resyncs
+    if resync.session is not None and (resync.session != turn.state.link.session or resync.id in heard):
+        turn.refuse(Doubt.REPLAYED_RESYNC, "it was heard before, or was for another session")
+        return
+    if resync.id is not None:
+        turn.link(resyncs=heard | {resync.id})
     if resync.items:
         uplink.report_items(turn)
+    if resync.sections is None or AGENT_SECTION in resync.sections:
+        standing.report(turn, force=True)
+        turn.link(presence_at=turn.now.mono)  # how we stand is to be fresh, and so is what the server awaits
     wanted = facts.known(resync.sections)
     if wanted is None or wanted:
         turn.do(Scan(wanted, wanted))
@@ -164,16 +193,15 @@ def _received(turn: Turn, session: str, topic: str, payload: bytes) -> None:
     suffix = topic.removeprefix(turn.me.topics.device_prefix(turn.me.device) + "/")
     handler = _HANDLERS.get(suffix)
     if handler is None:
-        turn.refuse("foreign-topic")
+        turn.refuse(Doubt.FOREIGN_TOPIC, "it is for nobody here", topic=topic)
         return
     try:
         envelope = open_envelope(suffix, payload, topic=topic, key=turn.me.channel_key)
         handler(turn, read(envelope))
-    except BadMac:
-        turn.refuse("bad-mac")
+    except BadMac as error:
+        turn.refuse(Doubt.BAD_MAC, str(error), topic=topic)
     except ContractError as error:
-        turn.refuse("unreadable")
-        turn.note(logging.WARNING, "unreadable message", topic=topic, error=str(error))
+        turn.refuse(Doubt.UNREADABLE, str(error), topic=topic)
 
 
 _HANDLERS: dict[str, Callable[[Turn, Any], None]] = {

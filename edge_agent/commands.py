@@ -5,17 +5,18 @@ when the process died runs again if its verb is idempotent, and is `unknown` oth
 this journal began, because a lost one may have known it. It is the server's business to send an order again
 when nothing came back, and to sign one again whose fence was overtaken: a stale order is only counted here.
 
+What the device's owner does not allow (`policy`) is refused here, whoever has signed it.
+
 Source: design.md section 4 (Commands).
 """
 
-import logging
 from dataclasses import replace
 
-from broker.messages import SECTIONS, Command, CommandState, Error, ErrorCode, Order, Result
-from edge_agent import trust, uplink
+from broker.messages import SECTIONS, Command, CommandState, Doubt, Error, ErrorCode, Order, Result
+from edge_agent import trust, uplink, withheld
 from edge_agent.facts import cleaned
 from edge_agent.signals import Failed, Finished, Outcome, Progressed, Run, Scan, Stop, Stopped, StopReason, Succeeded
-from edge_agent.state import Entry, Lane, Phase, Running, Turn
+from edge_agent.state import Entry, Lane, Phase, Rule, Running, Turn
 
 HOLD_S = 0.25
 """Reports of a command under way wait this long, so that of a quick one only the outcome is sent."""
@@ -37,20 +38,28 @@ MAX_OUTPUT = 16 * 1024
 
 
 def receive(turn: Turn, command: Command) -> None:
-    """Judge one command as it came; before the first checkpoint it is only held."""
-    now = turn.trusted()
-    if now is None:
-        turn.set(unjudged=(*turn.state.unjudged, command)[-MAX_UNJUDGED:])
-        return
-    durable = turn.state.durable
+    """Judge one command as it came; before the first checkpoint it is only held, if it can be one of ours at all."""
+    now, durable = turn.trusted(), turn.state.durable
     try:
         order, generation = trust.read_order(turn.ring.roots, command, turn.me.device, now, durable.generation)
     except trust.Untrusted as error:
-        turn.refuse("untrusted-command")
-        turn.note(logging.WARNING, "command refused", reason=str(error))
+        turn.refuse(Doubt(f"{error.fault}-command"), str(error))
+        return
+    if now is None:
+        _hold(turn, command)
         return
     turn.keep(generation=max(generation, durable.generation))
     _take_in(turn, order)
+
+
+def _hold(turn: Turn, command: Command) -> None:
+    held = turn.state.unjudged
+    if command in held:
+        turn.refuse(Doubt.REPLAYED_COMMAND, "it is held already")
+    elif len(held) == MAX_UNJUDGED:
+        turn.refuse(Doubt.UNJUDGED_COMMAND, "too many came before the first checkpoint")
+    else:
+        turn.set(unjudged=(*held, command))
 
 
 def judge_held(turn: Turn) -> None:
@@ -133,14 +142,24 @@ def _take_in(turn: Turn, order: Order) -> None:
     durable = turn.state.durable
     known = _find(turn, order.id)
     if known is not None:
-        turn.keep(fence=max(order.fence, durable.fence))
-        _report_known(turn, known)
+        _hear_again(turn, known, order)
     elif order.fence <= durable.fence:
-        turn.refuse("stale-command")
-        turn.note(logging.INFO, "stale command dropped", command=order.id)
+        turn.refuse(Doubt.STALE_COMMAND, "its fence has been overtaken", command=order.id)
     else:
         turn.keep(fence=order.fence)
-        _admit(turn, Entry(order.id, order.fence, Phase.RECEIVED, order), order)
+        withheld.arrived(turn, order.id)
+        _admit(turn, Entry(order.id, order.fence, Phase.RECEIVED, order, signed=order.fence), order)
+
+
+def _hear_again(turn: Turn, known: Entry, order: Order) -> None:
+    """The server has signed it once more because it lacks an answer: each signing gets one. The same signing again is somebody's replay."""
+    if order.fence <= known.signed:
+        turn.refuse(Doubt.REPLAYED_COMMAND, "it was heard before", command=order.id)
+        return
+    turn.keep(fence=max(order.fence, turn.state.durable.fence))
+    again = replace(known, signed=order.fence)
+    _journal(turn, again)
+    _report_known(turn, again)
 
 
 def _older_than_the_journal(turn: Turn, order: Order) -> bool:
@@ -154,6 +173,11 @@ def _admit(turn: Turn, entry: Entry, order: Order) -> None:
     rule = turn.me.verbs.get(order.verb)
     if rule is None:
         _end(turn, entry, CommandState.REJECTED, Failed(ErrorCode.POLICY_REFUSED, f"this agent knows no verb {order.verb!r}"))
+    elif _too_late(turn, order):
+        turn.refuse(Doubt.EXPIRED_COMMAND, f"it was to start before {order.not_after}", command=order.id)
+        _end(turn, entry, CommandState.TIMED_OUT, Failed(ErrorCode.TIMED_OUT, f"it was to start before {order.not_after}"))
+    elif veto := _veto(turn, order.verb, rule):
+        _end(turn, entry, CommandState.REJECTED, Failed(ErrorCode.POLICY_REFUSED, veto))
     elif not rule.idempotent and _older_than_the_journal(turn, order):
         _end(
             turn, entry, CommandState.UNKNOWN, Failed(ErrorCode.INTERNAL, "it is older than the agent's journal, which may have been lost")
@@ -166,9 +190,19 @@ def _admit(turn: Turn, entry: Entry, order: Order) -> None:
         start(turn)
 
 
+def _veto(turn: Turn, verb: str, rule: Rule | None) -> str:
+    """Why the device's owner does not let this run; empty where he does."""
+    policy = turn.state.policy
+    return "" if policy is None else policy.veto(verb, changes=rule is None or rule.lane is Lane.WORKER)
+
+
 def _start(turn: Turn, entry: Entry, order: Order, lane: Lane) -> None:
     if entry.starts == 0 and _too_late(turn, order):
         _end(turn, entry, CommandState.TIMED_OUT, Failed(ErrorCode.TIMED_OUT, f"it was to start before {order.not_after}"))
+        return
+    if veto := _veto(turn, order.verb, turn.me.verbs.get(order.verb)):
+        state = CommandState.FAILED if entry.starts else CommandState.REJECTED
+        _end(turn, entry, state, Failed(ErrorCode.POLICY_REFUSED, veto))
         return
     if turn.state.broken is not None or (turn.trusted() is None and entry.starts == 0):
         return
@@ -269,7 +303,7 @@ def _end(turn: Turn, entry: Entry, state: CommandState, outcome: Outcome) -> Non
         started_at=entry.started_at,
         finished_at=turn.time_text(),
     )
-    _journal(turn, Entry(entry.id, entry.fence, Phase.DONE, None, entry.starts, entry.started_at, result))
+    _journal(turn, replace(entry, phase=Phase.DONE, order=None, result=result))
     turn.put(result)
 
 

@@ -5,8 +5,8 @@ Source: design.md section 4 (Presence, Sessions, Time).
 
 import logging
 
-from broker.messages import QOS, Checkpoint, Heartbeat, Keys, Metrics, Presence, encode
-from edge_agent import commands, renewal, trust, uplink
+from broker.messages import QOS, Checkpoint, Doubt, Heartbeat, Keys, Metrics, Presence, encode
+from edge_agent import commands, renewal, trust, uplink, withheld
 from edge_agent.signals import Adopt, Connect, Disconnect
 from edge_agent.state import Link, Resend, Trusted, Turn
 
@@ -19,6 +19,9 @@ STEADY_S = 60.0
 """A connection that lasted this long makes the next backoff start anew."""
 CHECKPOINT_FIRST_S = 10.0
 CHECKPOINT_MAX_S = 300.0
+CHECK_BEATS = 120
+"""So many heartbeats after a checkpoint another one is asked for: what a broker withholds meanwhile, only a fresh one shows. Once an hour
+by default, for about 1 MiB a month of the 30."""
 
 
 UNKNOWN_CA = "CERTIFICATE_VERIFY_FAILED"
@@ -57,6 +60,7 @@ def disconnected(turn: Turn, session: str, reason: str) -> None:
     delay = 1.0 + (limit - 1.0) * turn.fraction()
     estranged = UNKNOWN_CA in reason
     turn.set(link=Link(failures=failures + 1, dial_at=turn.now.mono + delay, estranged=estranged), unjudged=())
+    withheld.disconnected(turn)
     if (estranged and not link.estranged) or failures + 1 == renewal.PATIENCE:
         renewal.hasten(turn)
     turn.note(logging.WARNING, "disconnected", reason=reason, retry_s=round(delay, 1))
@@ -77,7 +81,8 @@ def presence(turn: Turn) -> None:
     delay = min(CHECKPOINT_MAX_S, CHECKPOINT_FIRST_S * 2.0 ** min(tries, 10)) * (0.8 + 0.4 * turn.fraction())
     if tries:
         turn.link(nonce=turn.token())
-    turn.link(nonce_at=turn.now.mono, presence_at=turn.now.mono + delay, presence_tries=tries + 1)
+    box = turn.state.durable.outbox
+    turn.link(nonce_at=turn.now.mono, presence_at=turn.now.mono + delay, presence_tries=tries + 1, acked=(box.epoch, box.base - 1))
     turn.publish(_presence_body(turn, online=True), QOS[Presence.suffix])
 
 
@@ -114,10 +119,9 @@ def checkpoint(turn: Turn, message: Checkpoint) -> None:
     """The time, on the safe side: what the answer took is added, so that a delayed one makes no old command young."""
     link, durable = turn.state.link, turn.state.durable
     try:
-        moment, at, generation = trust.read_checkpoint(turn.ring.roots, message, link.nonce, durable.generation)
+        moment, at, generation = trust.read_checkpoint(turn.ring.roots, message, turn.me.device, link.nonce, durable.generation)
     except trust.Untrusted as error:
-        turn.refuse("untrusted-checkpoint")
-        turn.note(logging.WARNING, "checkpoint refused", reason=str(error))
+        turn.refuse(Doubt(f"{error.fault}-checkpoint"), str(error))
         return
     took = max(0.0, turn.now.mono - link.nonce_at)
     turn.keep(generation=max(durable.generation, generation, moment.generation))
@@ -126,7 +130,10 @@ def checkpoint(turn: Turn, message: Checkpoint) -> None:
         turn.keep(born=0 if durable.fence else moment.fence, fence=max(durable.fence, moment.fence if not durable.fence else 0))
     turn.set(time=Trusted(at + took, turn.now.mono))
     owed = turn.state.link.owes_presence
-    turn.link(presence_at=None, owes_presence=False)
+    again = CHECK_BEATS * turn.me.heartbeat_s * (0.9 + 0.2 * turn.fraction())
+    turn.link(nonce=turn.token(), presence_at=turn.now.mono + again, presence_tries=0, owes_presence=False)
+    uplink.compared(turn, moment)
+    withheld.expect(turn, moment.awaiting)
     renewal.hasten(turn)
     commands.judge_held(turn)
     commands.start(turn)
@@ -139,8 +146,7 @@ def keys(turn: Turn, message: Keys) -> None:
     try:
         ring = trust.follow(turn.ring, message)
     except trust.Untrusted as error:
-        turn.refuse("untrusted-keys")
-        turn.note(logging.WARNING, "keys refused", reason=str(error))
+        turn.refuse(Doubt(f"{error.fault}-keys"), str(error))
         return
     if ring is turn.ring:
         return
@@ -148,7 +154,7 @@ def keys(turn: Turn, message: Keys) -> None:
     turn.do(Adopt(ring))
     turn.note(logging.INFO, "other keys are trusted", generation=ring.generation)
     uplink.log(turn, "keys-adopted", "info", "other CAs or command roots are trusted from now on", generation=ring.generation)
-    if turn.state.link.presence_at is None:
+    if not turn.state.link.presence_tries:
         presence(turn)
     else:
         turn.link(owes_presence=True)  # a checkpoint is on its way, and answers the nonce of before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_agent import discovery, identity, journal, settings
 from edge_agent.identity import Identity
+from edge_agent.policy import Policy
 from edge_agent.session import tls_context
 
 TIMEOUT_S = 5.0
@@ -38,7 +39,16 @@ def _settings(state_dir: Path) -> Finding:
         found = settings.load(path)
     except settings.SettingsError as error:
         return Finding(False, "settings", str(error))
-    return Finding(True, "settings", f"files may be placed below {', '.join(str(root) for root in found.roots) or 'nothing'}")
+    return Finding(True, "settings", _policy(settings.policy(found)))
+
+
+def _policy(policy: Policy) -> str:
+    """What this device lets its server do; a lock is no fault, but why nothing happens."""
+    refused = [verb for verb in settings.VERBS if verb not in policy.verbs]
+    said = f"files may be placed below {', '.join(policy.roots) or 'nothing'}"
+    said += f"; on_change commands {'may' if policy.on_change else 'may not'} run"
+    said += f"; refused: {', '.join(refused)}" if refused else ""
+    return said + (f"; LOCKED for maintenance: {policy.maintenance}" if policy.maintenance else "; no maintenance lock")
 
 
 def _discovery() -> Finding:

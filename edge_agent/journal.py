@@ -363,4 +363,5 @@ def _entry(value: dict[str, Any]) -> Entry:
         starts=int(value["starts"]),
         started_at=value["started_at"],
         result=None if result is None else from_json(Result, result),
+        signed=int(value.get("signed", value["fence"])),
     )

@@ -12,7 +12,7 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from broker.messages import CertificateAnswer, CertificateRequest, encode
+from broker.messages import CertificateAnswer, CertificateRequest, Doubt, encode
 from edge_agent import uplink
 from edge_agent.signals import Appeal, Held, Inspect, Inspected, Install, Prepare, Prepared, Publish, RenewalFailed, Renewed
 from edge_agent.state import Renewal, State, Turn
@@ -92,7 +92,7 @@ def answered(turn: Turn, answer: CertificateAnswer) -> None:
     """The server's word over the connection. One that does not belong to the request that is under way is late, or somebody's replay."""
     request = turn.state.renewal.request
     if request is None or answer.replaces != request.replaces:
-        turn.refuse("stale-certificate")
+        turn.refuse(Doubt.LATE_CERTIFICATE, "it answers no request of ours")
     elif answer.certificate is None:
         _failed(turn, f"{answer.reason}: {answer.message}", denied=True)
     elif not turn.state.renewal.busy:

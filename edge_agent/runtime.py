@@ -19,9 +19,10 @@ from edge_agent import VERSION, agent, journal
 from edge_agent import identity as identities
 from edge_agent.appliers import Applier, registry
 from edge_agent.executor import Executor
-from edge_agent.identity import JOURNAL_FILE, Identity
+from edge_agent.identity import JOURNAL_FILE, SETTINGS_FILE, Identity
 from edge_agent.journal import Journal, JournalCorrupt, JournalError
 from edge_agent.keeper import Keeper
+from edge_agent.lock import Lock
 from edge_agent.lookout import Device, Eyes, Lookout
 from edge_agent.session import Session
 from edge_agent.settings import Settings
@@ -33,6 +34,7 @@ from edge_agent.signals import (
     Connect,
     Disconnect,
     Effect,
+    Governed,
     Input,
     JournalFailed,
     JournalLost,
@@ -52,6 +54,8 @@ log = logging.getLogger(__name__)
 
 MEND_S = 5.0
 """How often a journal that can't be written is tried again: it costs a write, and until then nothing is run."""
+LOCK_S = 5.0
+"""How soon a maintenance lock is reported while nothing else happens; before a command it is always looked at."""
 GOODBYE_S = 3.0
 """How long the last message may take."""
 
@@ -73,7 +77,8 @@ class Runtime:
     ) -> None:
         """Raises AlreadyRunning, OSError."""
         self._identity = identity
-        self._lock = lock(identity.state_dir)
+        self._held = hold(identity.state_dir)
+        self._lock = Lock(identity.state_dir / SETTINGS_FILE, settings)
         self._inputs: queue.SimpleQueue[Input] = queue.SimpleQueue()
         self._path = identity.state_dir / JOURNAL_FILE
         self._journal: Journal | None = None
@@ -87,7 +92,7 @@ class Runtime:
         self._lookout = Lookout(eyes or Device(), hands, settings, self._inputs.put)
         durable, first = self._open()
         self._state: State = agent.begin(durable, os.urandom(32))
-        for entry in (*first, Booted()):
+        for entry in (*first, Governed(self._lock.policy), Booted()):
             self._take(entry)
 
     def stop(self) -> None:
@@ -105,7 +110,7 @@ class Runtime:
             self._session.join(GOODBYE_S)
         if self._journal is not None:
             self._journal.close()
-        os.close(self._lock)
+        os.close(self._held)
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT end it."""
@@ -117,15 +122,22 @@ class Runtime:
         signal.signal(signal.SIGINT, handler)
 
     def _next(self) -> Input:
-        at = agent.wake_at(self._state)
-        if self._state.broken is not None:
-            at = self._mend_at if at is None else min(at, self._mend_at)
+        now = clock().mono
+        times = [agent.wake_at(self._state), self._mend_at if self._state.broken is not None else None, now + LOCK_S]
+        at = min(at for at in times if at is not None)
         try:
-            return self._inputs.get(timeout=None if at is None else max(0.0, at - clock().mono))
+            return self._inputs.get(timeout=max(0.0, at - now))
         except queue.Empty:
             return Tick()
 
     def _take(self, signal_: Input) -> None:
+        """Decide on one input, by the lock as it stands at this moment."""
+        policy = self._lock.look()
+        if policy is not None:
+            self._decide(Governed(policy))
+        self._decide(signal_)
+
+    def _decide(self, signal_: Input) -> None:
         now = clock()
         if self._state.broken is not None and now.mono >= self._mend_at:
             self._mend(now)
@@ -252,7 +264,7 @@ def new_epoch() -> str:
     return "".join("0123456789abcdefghjkmnpqrstvwxyz"[number >> shift & 31] for shift in range(125, -1, -5))
 
 
-def lock(state_dir: Path) -> int:
+def hold(state_dir: Path) -> int:
     """A descriptor that holds the state directory as long as it is open. Raises AlreadyRunning, OSError."""
     descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

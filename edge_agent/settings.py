@@ -1,7 +1,7 @@
 """What the owner of a device may set: `agent.toml` in the state directory, checked field by field.
 
-It is not the identity (`identity.json`, which enrollment writes and nobody edits). Read once, at the start of each command of
-`fleetward-agent`.
+It is not the identity (`identity.json`, which enrollment writes and nobody edits). Read at the start of each command of
+`fleetward-agent`; of a running agent only `maintenance` is looked at again (`lock`).
 """
 
 import tomllib
@@ -10,11 +10,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from broker.messages import Verb
+from edge_agent.policy import Policy
+
 STATE_DIR = Path("/var/lib/fleetward-agent")
 TOKEN_VARIABLE = "FLEETWARD_ENROLLMENT_TOKEN"
 """The environment variable that may hold an enrollment token: a command line is seen in every process list."""
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+VERBS = tuple(str(verb) for verb in Verb)
+MAX_REASON = 200
+"""Characters of a maintenance lock's reason: it stands in lists and messages."""
 
 
 class SettingsError(ValueError):
@@ -33,6 +39,11 @@ class Settings:
     """Directories below which configs may place files, and nowhere else. Ours alone by default: whoever wants `/etc` says so."""
     on_change: bool = True
     """Whether a config's `on_change` command may run on this device; if not, such a config is refused."""
+    verbs: tuple[str, ...] = VERBS
+    """What the server may have done here; all else is refused, whatever it signs."""
+    maintenance: str = ""
+    """Why this device is locked, for people; empty: it is not. A lock stops whatever would change the device from the moment that the file
+    is saved: somebody works on it, and must not be surprised."""
     metered: bool = False
     """Spare a paid uplink: about 2 MiB a month instead of 30. Absence is then noticed within minutes instead of seconds."""
     keepalive_s: int = _setting(30, 5, 65535)
@@ -85,6 +96,11 @@ def render(settings: Settings) -> str:
         "# Settings of the Fleetward agent on this device. Restart the agent after a change.",
         "# Configs may place files below these directories, and nowhere else.",
         f"roots = [{', '.join(_quoted(str(root)) for root in settings.roots)}]",
+        "# What the server may have done here; it can't change this.",
+        f"# verbs = [{', '.join(_quoted(verb) for verb in settings.verbs)}]",
+        '# A reason, such as "rewiring, until Friday; Ana", locks the device: from then on the server changes nothing on it.',
+        "# Empty: no lock. This alone needs no restart.",
+        f"maintenance = {_quoted(settings.maintenance)}",
         "# Whether configs may run a command after their files have changed.",
         f"on_change = {str(settings.on_change).lower()}",
         "# true: about 2 MiB a month instead of 30, and slower to notice that the device is gone.",
@@ -93,24 +109,32 @@ def render(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
+def policy(settings: Settings) -> Policy:
+    """What of the settings is the owner's word to the server."""
+    return Policy(settings.verbs, tuple(str(root) for root in settings.roots), settings.on_change, settings.maintenance)
+
+
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _checked(name: str, value: Any, bounds: Mapping[str, float], default: Any) -> Any:
-    match default:
-        case bool():
-            if not isinstance(value, bool):
-                raise SettingsError(f"{name}: must be true or false")
-            return value
-        case int() | float():
-            return _number(name, value, bounds, whole=isinstance(default, int))
-        case tuple():
+    match name:
+        case "roots":
             return _roots(name, value)
-        case _:
+        case "verbs":
+            return _verbs(name, value)
+        case "maintenance":
+            return _reason(name, value)
+        case "log":
             if value not in LOG_LEVELS:
                 raise SettingsError(f"{name}: must be one of {', '.join(LOG_LEVELS)}")
             return value
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise SettingsError(f"{name}: must be true or false")
+        return value
+    return _number(name, value, bounds, whole=isinstance(default, int))
 
 
 def _number(name: str, value: Any, bounds: Mapping[str, float], whole: bool) -> int | float:
@@ -130,3 +154,16 @@ def _roots(name: str, value: Any) -> tuple[Path, ...]:
         if not item.strip("/"):
             raise SettingsError(f"{name}: the whole file system can't be one")
     return tuple(Path(item) for item in value)
+
+
+def _verbs(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(item in VERBS for item in value):
+        raise SettingsError(f"{name}: must be a list of {', '.join(VERBS)}")
+    return tuple(dict.fromkeys(value))
+
+
+def _reason(name: str, value: Any) -> str:
+    """`true` would be a lock that tells nobody why."""
+    if not isinstance(value, str) or len(value) > MAX_REASON or not value.isprintable():
+        raise SettingsError(f'{name}: must be a line of at most {MAX_REASON} characters that says why, or "" for no lock')
+    return value.strip()

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.messages import CertificateRequest, ErrorCode, Item, ResourceRef
+from edge_agent.policy import Policy
 from edge_agent.trust import Ring
 
 Json = dict[str, Any]
@@ -145,6 +146,13 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Governed:
+    """What the device's owner allows from now on."""
+
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
 class JournalFailed:
     """The last step could not be made durable; it is void, and from now on nothing is until `JournalMended`."""
 
@@ -210,6 +218,7 @@ Input = (
     | Progressed
     | Finished
     | Measured
+    | Governed
     | JournalFailed
     | JournalMended
     | JournalLost

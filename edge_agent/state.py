@@ -5,15 +5,17 @@ how `agent`, `commands` and `report` change the state. Nothing here decides anyt
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from broker.messages import CertificateRequest, Item, Message, Order, Result, Verb, encode, now_text
+from broker.messages import CertificateRequest, Doubt, Item, Message, Order, Result, Verb, encode, now_text
 from broker.topics import DeviceTopic, Topics
 from edge_agent.outbox import Outbox, Part, put
+from edge_agent.policy import Policy
 from edge_agent.signals import Clock, Effect, Held, JournalFailed, Note, Publish, StopReason
 from edge_agent.trust import Ring
 
@@ -70,8 +72,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the journal. `fence`: that of the order that made it known. `order` is dropped when it is done; `result` is then its
-    outcome."""
+    """A command in the journal. `fence`: that of the order that made it known; `signed`: of the last one that was answered. `order` is
+    dropped when it is done; `result` is then its outcome."""
 
     id: str
     fence: int
@@ -80,6 +82,7 @@ class Entry:
     starts: int = 0
     started_at: str | None = None
     result: Result | None = None
+    signed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The connection as the agent sees it: `session` is None while down; `connected` once the subscription stands."""
+    """The connection as the agent sees it: `session` is None while down; `connected` once the subscription stands. `acked`: the epoch, and
+    what of it was acknowledged when the checkpoint was asked for. `resyncs`: those heard in this session."""
 
     session: str | None = None
     connected: bool = False
@@ -129,6 +133,8 @@ class Link:
     nonce_at: float = 0.0
     presence_at: float | None = None
     presence_tries: int = 0
+    acked: tuple[str, int] = ("", 0)
+    resyncs: frozenset[str] = frozenset()
     heartbeat_at: float | None = None
     estranged: bool = False
     """The broker showed the certificate of a CA that is not trusted here."""
@@ -139,13 +145,25 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Resend:
     """When to repeat what is not acknowledged. `behind` counts answers that lack what they had acknowledged, one for each time that we
-    sent again (`asked`)."""
+    sent again (`asked`); after some of them the server is asked what it has (`doubted`)."""
 
     at: float | None = None
     tries: int = 0
     last: float = float("-inf")
     behind: int = 0
     asked: bool = True
+    doubted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Commands that the server says it has sent and we have not answered. `due`: by when they must have come. `missing`: those that had
+    not, and since when."""
+
+    commands: tuple[str, ...] = ()
+    due: float | None = None
+    missing: tuple[str, ...] = ()
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +189,9 @@ class State:
     running: tuple[Running, ...] = ()
     unjudged: tuple[Any, ...] = ()
     """Commands that came before the first checkpoint (`messages.Command`)."""
+    policy: Policy | None = None
+    """What the device's owner allows; None until the shell has said."""
+    awaited: Awaited = field(default_factory=Awaited)
     refused: Mapping[str, int] = field(default_factory=dict)
     """Why and how many messages were dropped, since last reported."""
     report_at: float | None = None
@@ -257,9 +278,13 @@ class Turn:
         self.set(draws=self.state.draws + 1)
         return hashlib.blake2b(self.state.draws.to_bytes(8, "big"), key=self.state.seed, digest_size=16).digest()
 
-    def refuse(self, why: str) -> None:
-        """Count a message that is not believed or not understood; `report` tells of it later."""
-        self.set(refused={**self.state.refused, why: self.state.refused.get(why, 0) + 1})
+    def refuse(self, doubt: Doubt, reason: str, **fields: Any) -> None:
+        """Count a message that is not believed or not understood; `uplink` tells of it later. The local log hears of the first of its kind:
+        whoever sends them must not be able to fill the disk."""
+        before = self.state.refused.get(doubt, 0)
+        self.set(refused={**self.state.refused, doubt: before + 1})
+        if before == 0:
+            self.note(logging.WARNING, "message refused", doubt=doubt, reason=reason, **fields)
 
 
 def fresh(epoch: str) -> Durable:

@@ -15,6 +15,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import lru_cache
 from typing import TypeVar
 
@@ -43,8 +44,25 @@ Roots = tuple[bytes, ...]
 """Command roots: raw Ed25519 public keys."""
 
 
+class Fault(StrEnum):
+    """What is wrong with a signed message; with its kind it makes a `messages.Doubt`."""
+
+    FORGED = "forged"
+    """No key made it that the root has certified, or no server would have made it so."""
+    MISDELIVERED = "misdelivered"
+    """It is for another device."""
+    VOID = "void"
+    """The key that made it was certified, and is not any more, or not at this time."""
+    LATE = "late"
+    """It answers another question than the last one."""
+
+
 class Untrusted(Exception):
     """A signed message is not to be believed; the text says what was wrong with it."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,7 @@ def follow(ring: Ring, keys: Keys) -> Ring:
         if listed.generation > now.generation and _signed(now.roots, each):
             now = _ring(listed)
     if now is ring and newest > ring.generation:
-        raise Untrusted("no root that is trusted here has signed the list of keys")
+        raise Untrusted(Fault.FORGED, "no root that is trusted here has signed the list of keys")
     return now
 
 
@@ -96,7 +114,7 @@ def _ring(listed: KeyList) -> Ring:
             fingerprint(pem)
         return ring
     except ValueError as error:
-        raise Untrusted(f"the list of keys can't be used: {error}") from None
+        raise Untrusted(Fault.FORGED, f"the list of keys can't be used: {error}") from None
 
 
 def _signed(roots: Roots, each: SignedKeys) -> bool:
@@ -111,50 +129,53 @@ def seconds(text: str) -> float:
         raise ContractError(f"{text!r} is not a time") from None
 
 
-def read_checkpoint(roots: Roots, checkpoint: Checkpoint, nonce: str, generation: int) -> tuple[Moment, float, int]:
+def read_checkpoint(roots: Roots, checkpoint: Checkpoint, device: str, nonce: str, generation: int) -> tuple[Moment, float, int]:
     """The moment, its Unix seconds, and the delegation's generation. The delegation must hold at that very moment. Raises Untrusted."""
     mandate = _mandate(roots, checkpoint.delegation, checkpoint.key)
     _check(checkpoint.signed, checkpoint.signature, mandate)
     moment = _decoded(Moment, checkpoint.signed)
+    if moment.device is not None and moment.device != device:
+        raise Untrusted(Fault.MISDELIVERED, "the checkpoint is for another device")
     if moment.nonce != nonce:
-        raise Untrusted("the checkpoint answers another nonce")
+        raise Untrusted(Fault.LATE, "the checkpoint answers another nonce")
     at = _seconds(moment.time)
     _in_force(mandate, at, max(generation, moment.generation))
     return moment, at, mandate.generation
 
 
-def read_order(roots: Roots, command: Command, device: str, now: float, generation: int) -> tuple[Order, int]:
-    """The order, and its delegation's generation. `now`: trusted Unix seconds. Raises Untrusted."""
+def read_order(roots: Roots, command: Command, device: str, now: float | None, generation: int) -> tuple[Order, int]:
+    """The order, and its delegation's generation. `now`: trusted Unix seconds; without, whatever can be told without a clock. Raises
+    Untrusted."""
     mandate = _mandate(roots, command.delegation, command.key)
-    _in_force(mandate, now, generation)
     _check(command.signed, command.signature, mandate)
     order = _decoded(Order, command.signed)
     if order.device != device:
-        raise Untrusted("the order is for another device")
+        raise Untrusted(Fault.MISDELIVERED, "the order is for another device")
     _seconds(order.not_after), _seconds(order.issued_at)
+    _in_force(mandate, now, generation)
     return order, mandate.generation
 
 
-def _in_force(mandate: Mandate, now: float, generation: int) -> None:
+def _in_force(mandate: Mandate, now: float | None, generation: int) -> None:
     if mandate.generation < generation:
-        raise Untrusted("the delegation is void: there is a later one")
-    if not _seconds(mandate.not_before) <= now <= _seconds(mandate.not_after):
-        raise Untrusted("the delegation is not valid at this time")
+        raise Untrusted(Fault.VOID, "the delegation is void: there is a later one")
+    if now is not None and not _seconds(mandate.not_before) <= now <= _seconds(mandate.not_after):
+        raise Untrusted(Fault.VOID, "the delegation is not valid at this time")
 
 
 @lru_cache(maxsize=8)
 def _mandate(roots: Roots, delegation: Delegation, key: str) -> Mandate:
     if not any(_good(root, delegation.signed, delegation.signature) for root in roots):
-        raise Untrusted("the delegation is not good")
+        raise Untrusted(Fault.FORGED, "the delegation is not good")
     mandate = _decoded(Mandate, delegation.signed)
     if hashlib.sha256(_raw(mandate.public_key)).hexdigest()[:16] != key:
-        raise Untrusted("the delegation is for another key")
+        raise Untrusted(Fault.FORGED, "the delegation is for another key")
     return mandate
 
 
 def _check(signed: str, signature: str, mandate: Mandate) -> None:
     if not _good(_raw(mandate.public_key), signed, signature):
-        raise Untrusted("the signature is not good")
+        raise Untrusted(Fault.FORGED, "the signature is not good")
 
 
 def _good(key: bytes, signed: str, signature: str) -> bool:
@@ -169,18 +190,18 @@ def _raw(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Untrusted("a key or signature is not base64") from None
+        raise Untrusted(Fault.FORGED, "a key or signature is not base64") from None
 
 
 def _decoded(kind: type[S], text: str) -> S:
     try:
         return decode_text(kind, text)
     except ContractError as error:
-        raise Untrusted(str(error)) from None
+        raise Untrusted(Fault.FORGED, str(error)) from None
 
 
 def _seconds(text: str) -> float:
     try:
         return seconds(text)
     except ContractError as error:
-        raise Untrusted(str(error)) from None
+        raise Untrusted(Fault.FORGED, str(error)) from None

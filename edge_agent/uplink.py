@@ -9,8 +9,8 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from broker.messages import QOS, Ack, Log
-from edge_agent import outbox
+from broker.messages import MESSAGES_REFUSED, QOS, Ack, Doubt, Log, Moment
+from edge_agent import outbox, standing
 from edge_agent.facts import cleaned
 from edge_agent.outbox import FullStatus, Verdict
 from edge_agent.signals import JournalFailed, Publish, Scan
@@ -21,10 +21,16 @@ RESEND_MAX_S = 300.0
 GO_BACK_S = 1.0
 """A gap answer makes everything be sent again at most this often: each message of a window draws one."""
 MAX_BEHIND = 3
-"""So many answers without what had been acknowledged mean that the other end has lost it, not that they are late."""
+"""After so many answers without what had been acknowledged the server is asked: it has lost it, or somebody repeats old answers."""
 REPORT_S = 600.0
 """How often refused messages are told of, at most; the first time after `REPORT_FIRST_S`."""
 REPORT_FIRST_S = 5.0
+
+
+FORGERY = (
+    "Somebody between this device and its server sends messages that the server has not made, or not for this device. None took effect; "
+    "look at who runs the broker, and what has its certificate."
+)
 
 
 def send(turn: Turn) -> None:
@@ -93,23 +99,34 @@ def log(turn: Turn, type: str, severity: str, message: str, **data: Any) -> None
     )
 
 
-def tell_refused(turn: Turn) -> None:
-    """Refused messages are counted, and told of together: whoever sends them must not be able to fill the outbox."""
+def tell_refused(turn: Turn, now: bool = False) -> None:
+    """Refused messages are counted, and told of together: whoever sends them must not be able to fill the outbox. `now`: the counts would
+    be lost otherwise."""
     if not turn.state.refused:
         return
-    if turn.state.report_at is None:
+    at = turn.state.report_at
+    if now or (at is not None and turn.now.mono >= at):
+        _tell_refused(turn)
+    elif at is None:
         turn.set(report_at=turn.now.mono + REPORT_FIRST_S)
-    elif turn.now.mono >= turn.state.report_at:
-        counts = dict(turn.state.refused)
-        log(turn, "messages-refused", "warning", "messages were refused", **counts)
-        turn.set(refused={}, report_at=turn.now.mono + REPORT_S)
+
+
+def _tell_refused(turn: Turn) -> None:
+    """An error, of which people are told, where somebody must have meant it."""
+    counts = dict(sorted(turn.state.refused.items()))
+    listed = ", ".join(f"{n} {doubt}" for doubt, n in counts.items())
+    if any(Doubt(doubt).hostile for doubt in counts):
+        log(turn, MESSAGES_REFUSED, "error", f"{FORGERY} Refused: {listed}.", **counts)
+    else:
+        log(turn, MESSAGES_REFUSED, "warning", f"messages were refused: {listed}", **counts)
+    turn.set(refused={}, report_at=turn.now.mono + REPORT_S)
 
 
 def acknowledged(turn: Turn, ack: Ack) -> None:
     box, verdict = outbox.acknowledge(turn.state.durable.outbox, ack)
     match verdict:
         case Verdict.FOREIGN:
-            pass
+            turn.refuse(Doubt.LATE_ACK, "it is of another epoch")
         case Verdict.PROGRESS:
             turn.keep(outbox=box)
             turn.set(resend=Resend())
@@ -128,8 +145,22 @@ def _gap(turn: Turn) -> None:
         go_back(turn)
 
 
+def compared(turn: Turn, moment: Moment) -> None:
+    """What the server has committed, in a fresh answer to a question of ours: less than it had acknowledged before that, and it was
+    lost."""
+    (epoch, acked), doubted = turn.state.link.acked, turn.state.resend.doubted
+    turn.set(resend=replace(turn.state.resend, doubted=False))
+    if epoch != turn.state.durable.outbox.epoch or acked == 0:
+        return
+    lacks = doubted if moment.seq is None else moment.epoch != epoch or moment.seq < acked
+    if lacks:
+        _new_epoch(turn, "the server lacks what it had acknowledged")
+
+
 def _behind(turn: Turn) -> None:
-    """Perhaps only late, so it counts once for each time that we have sent again; if it stays so, begin anew."""
+    """Perhaps only late, so it counts once for each time that we have sent again; if it stays so, ask: an old answer can be repeated by
+    whoever carries it, one to a new question can't."""
+    turn.refuse(Doubt.LATE_ACK, "it lacks what was acknowledged before")
     resend = turn.state.resend
     if not turn.state.durable.outbox.sent:
         return
@@ -137,7 +168,8 @@ def _behind(turn: Turn) -> None:
         resend = replace(resend, asked=False, behind=resend.behind + 1)
         turn.set(resend=resend)
     if resend.behind >= MAX_BEHIND:
-        _new_epoch(turn, "the server lacks what it had acknowledged")
+        turn.set(resend=replace(resend, behind=0, doubted=True))
+        turn.link(presence_at=turn.now.mono)
     elif turn.now.mono - resend.last >= GO_BACK_S:
         go_back(turn)
 
@@ -153,6 +185,7 @@ def _new_epoch(turn: Turn, why: str) -> None:
 
 def report_all(turn: Turn) -> None:
     report_items(turn)
+    standing.report(turn, force=True)
     turn.do(Scan(None, None))
 
 

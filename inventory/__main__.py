@@ -1,6 +1,6 @@
 """`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone; `certificate`: the
-secrets of a replica; `authority`: rotation of the CA and the command root; `dump` and `load`: the database for `fleetward backup` and
-`restore`; `verify`: the change log for `fleetward audit`.
+secrets of a replica; `rotate-command-key`; `authority`: rotation of the CA and the command root; `dump` and `load`: the database for
+`fleetward backup` and `restore`; `verify`: the change log for `fleetward audit`.
 
 Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
 service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
@@ -47,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     )
     named.add_argument("name", help="svc-inventory, svc-managers or svc-web, with .2 to .8 for further replicas")
     named.add_argument("--out", metavar="DIR", type=Path, help="the secrets directory to make; without it, into the installation's own")
+    commands.add_parser("rotate-command-key", help="another key to sign commands with; the one before is void from then on")
     keys = commands.add_parser("authority", help="CA and command root: how they stand, and their rotation")
     keys.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
     keys.add_argument("do", choices=("show", "rotate", "advance"))
@@ -93,6 +94,8 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
                 print(path)
         case "authority":
             print(json.dumps(await _authority(settings, options)))
+        case "rotate-command-key":
+            print(f"generation {Authority(settings.secrets).rotate_command_key()}")
         case "dump":
             print(json.dumps(backup.as_json(await backup.dump(settings.database, options.programs, options.file))))
         case "load":

@@ -97,6 +97,8 @@ class View:
     host_name: str
     host_state: str
     online: bool
+    locked: str | None
+    """Why its owner has locked it, if he has."""
     config: str
     config_name: str
     desired_state: str
@@ -263,6 +265,7 @@ def _view(row: Any) -> View:
         host_name=row["host_name"],
         host_state=row["host_state"],
         online=row["presence"] in ("online", "stale"),
+        locked=(loads(row["policy"]) or {}).get("maintenance"),
         config=row["config"],
         config_name=row["config_name"],
         desired_state=row["desired_state"],

@@ -17,7 +17,7 @@ import json
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -106,9 +106,9 @@ class CommandSigner:
         held = self._held.get()
         return Signed(_b64(held.key.sign(text.encode()).signature), key_id(bytes(held.key.verify_key)), held.delegation)
 
-    def checkpoint(self, nonce: str, now: datetime, fence: int) -> tuple[str, Signed]:
-        """The text of a checkpoint, and its signature. `fence`: the highest number given to the device."""
-        text = encode_text(Moment(nonce=nonce, time=now_text(now), generation=self.generation, fence=fence))
+    def checkpoint(self, moment: Moment) -> tuple[str, Signed]:
+        """The text of a checkpoint, and its signature; the generation is that of the delegation it is signed under."""
+        text = encode_text(replace(moment, generation=self.generation))
         return text, self.sign(text)
 
 
@@ -234,6 +234,18 @@ class Authority:
             if self._path("keys.json").exists():
                 renumbered = self._read_keychain().renumbered(arranging.command_roots(self.directory))
                 write_secret(self._path("keys.json"), renumbered.encoded())
+
+    def rotate_command_key(self) -> int:
+        """A new command key under a delegation that voids the one before, for devices from the next checkpoint or command on; its
+        generation. What was signed before and is still on its way is refused there, and signed again by the dispatcher. Killed between the
+        two files, the next bootstrap finishes it; until then services sign as before. Raises AuthorityError."""
+        with alone(self.directory):
+            root = SigningKey(read_raw_key(self._path("command-root.key")))
+            _, mandate = _read_delegation(self._path("delegation.json"))
+            key = SigningKey.generate()
+            write_secret(self._path("command.key"), _b64(bytes(key)).encode() + b"\n")
+            write_secret(self._path("delegation.json"), self._delegation(root, bytes(key.verify_key), mandate.generation + 1))
+        return mandate.generation + 1
 
     # --- parts ----------------------------------------------------------------------------------------------------------------
 

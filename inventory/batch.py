@@ -5,7 +5,7 @@ from all of them together stands in the `Batch`: rows to write, acknowledgements
 Called by `inventory.ingest`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -33,7 +33,8 @@ class Counts:
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction does, and what is said after it. `alive`: when each device was last heard, monotonic seconds."""
+    """What one transaction does, and what is said after it. `alive`: when each device was last heard, monotonic seconds. `awaited`: of
+    those that are answered with a checkpoint, the commands that they have not answered."""
 
     streams: Mapping[str, Stream]
     at: datetime
@@ -42,6 +43,7 @@ class Batch:
     nonces: dict[str, str] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     """Which list of keys devices say that they trust."""
+    awaited: Mapping[str, Sequence[str]] = field(default_factory=dict)
     poison: list[Inbound] = field(default_factory=list)
     alive: dict[str, float] = field(default_factory=dict)
     advanced: set[str] = field(default_factory=set)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from broker.messages import CommandState
+from inventory import facts
 from inventory.db import SQL, Connection, Database, loads
 from inventory.kinds import BY_NAME
 from inventory.resource import Resource, time_text
@@ -21,6 +23,9 @@ Explanation = dict[str, Any]
 
 TOLD = 50
 """Most host-configs that the explanation of a host or a config goes into."""
+
+SENDS_UNANSWERED = 2
+"""Sent more often than that to a device that is online, 10 s apart, a command is not just late."""
 
 AS_WANTED = "as it was asked for"
 
@@ -95,9 +100,15 @@ def _error(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause | None:
 
 
 def _under_way(row: Mapping[str, Any], status: Mapping[str, Any]) -> Cause:
-    times = f", sent {_times(row['sends'])}" if row["sends"] > 1 else ""
+    times = f", sent {_times(row['sends'])}{_unanswered(row)}" if row["sends"] > 1 else ""
     why = f"; {status['message']}" if status["reason"] == "Drifted" and status["message"] else ""
     return cause("Pending", f"the command {row['verb']} is {row['command_state']}{times}{why}", row["commanded_at"])
+
+
+def _unanswered(row: Mapping[str, Any]) -> str:
+    """A device that is there answers a command within a second; one that never does may never get it."""
+    silent = row["command_state"] == CommandState.SENT and row["sends"] > SENDS_UNANSWERED and row["presence"] == "online"
+    return f", and {row['host_name']} is online and does not answer: the broker may withhold it" if silent else ""
 
 
 def shadow_causes(shadowed: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list[Cause]:
@@ -134,7 +145,23 @@ def host_causes(row: Mapping[str, Any]) -> list[Cause]:
         causes.append(cause("WaitingForApproval", "it gets no configs or commands until its desired_state is onboarded"))
     if row["presence"] in ("offline", "never") and row["enrolled"]:
         causes.append(_offline(row["name"], row["presence"], row["last_seen"]))
+    if locked := (loads(row["policy"]) or {}).get("maintenance"):
+        causes.append(cause("PolicyRefused", f"{row['name']} is locked for maintenance by its owner: {locked}"))
+    if withheld := _withheld(row["name"], loads(row["agent"])):
+        causes.append(withheld)
     return causes
+
+
+def _withheld(name: str, agent: Any) -> Cause | None:
+    """What the device says that it lacks. It knows from a checkpoint, which a broker can't forge."""
+    missing, since = facts.missing_commands(agent)
+    if not missing:
+        return None
+    what = "a command" if len(missing) == 1 else f"{len(missing)} commands"
+    message = (
+        f"{name} says that {what} sent to it ({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) did not reach it, while other"
+    )
+    return cause("CommandsWithheld", f"{message} messages do: look at the broker between them", since)
 
 
 def _offline(name: str, presence: str, last_seen: datetime | None) -> Cause:
@@ -175,6 +202,12 @@ async def _command(connection: Connection, resource: Resource) -> Explanation:
     row = await connection.fetchrow(SQL["explain_host"], resource["host"])
     assert row is not None, "a command goes with its host"
     causes = [_offline(row["name"], row["presence"], row["last_seen"])] if row["presence"] in ("offline", "never") else []
+    sent = {"command_state": resource["state"], "sends": resource["sends"], "presence": row["presence"], "host_name": row["name"]}
+    missing, since = facts.missing_commands(loads(row["agent"]))
+    if resource["id"] in missing:
+        causes.append(cause("CommandsWithheld", f"{row['name']} says that it did not reach it: look at the broker between them", since))
+    elif unanswered := _unanswered(sent):
+        causes.append(cause("Pending", f"sent {_times(resource['sends'])}{unanswered}", resource["sent_at"]))
     causes.append(cause("Pending", f"it must start before {resource['not_after']}", resource["sent_at"] or resource["created_at"]))
     return {"summary": f"{resource['verb']} is {resource['state']}", "causes": causes}
 
@@ -194,6 +227,7 @@ _WORDS = {
     "Pending": "under way",
     "WaitingForDevice": "waiting for the device to come online",
     "WaitingForApproval": "waiting for the host to be onboarded",
+    "PolicyRefused": "not allowed on the device by its owner",
     "Retrying": "failed, and being tried again",
     "Drifted": "changed on the device, and being put right",
     "Deleting": "being taken back",

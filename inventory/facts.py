@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from broker.messages import ContractError
+from broker.messages import AGENT_SECTION, MAX_AWAITED, ContractError
 from inventory.resource import Resource
 
 Values = dict[str, Any]
@@ -18,6 +18,8 @@ Values = dict[str, Any]
 TEXT_LIMIT = 256
 MAX_COMPONENTS = 2000
 """In one section: a server with all its PCI functions has a few hundred."""
+MAX_LISTED = 64
+"""Verbs, or roots, of a policy."""
 
 SECTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
@@ -76,6 +78,8 @@ def host_values(sections: Mapping[str, Mapping[str, Any]]) -> Values:
     for name, data in sections.items():
         values |= {field: _text(data.get(member)) for field, member in TEXTS.get(name, ())}
         values |= {field: _number(data.get(member), most) for field, member, most in NUMBERS.get(name, ())}
+        if name == AGENT_SECTION:
+            values["policy"] = _policy(data.get("policy"))
         if name == "platform":
             values["virtualization"] = _text(data.get("container")) or _text(data.get("virtualization"))
     return values
@@ -143,6 +147,37 @@ def _check_components(section: str, listed: Any) -> None:
         key = entry.get("key") if isinstance(entry, dict) else None
         if not isinstance(key, str) or not 1 <= len(key) <= 253:
             raise ContractError(f"sections.{section}.data.{member}.{number}: must be an object with a key of 1 to 253 characters")
+
+
+def missing_commands(section: Any) -> tuple[list[str], datetime | None]:
+    """Commands that a device says have not reached it, and since when, from its section `agent` as it is stored."""
+    listed = section.get("missing") if isinstance(section, dict) else None
+    found = [id for id in listed if isinstance(id, str)][:MAX_AWAITED] if isinstance(listed, list) else []
+    return found, _moment(section.get("missing_since")) if found else None
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo is not None else None
+
+
+def _policy(value: Any) -> Values | None:
+    """What the device's owner allows, in a shape that pages can rely on."""
+    if not isinstance(value, dict):
+        return None
+    return {
+        "verbs": _texts(value.get("verbs")),
+        "roots": _texts(value.get("roots")),
+        "on_change": value.get("on_change") is True,
+        "maintenance": _text(value.get("maintenance")),
+    }
+
+
+def _texts(value: Any) -> list[str]:
+    return [item[:TEXT_LIMIT] for item in value if isinstance(item, str)][:MAX_LISTED] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:

@@ -10,6 +10,7 @@ Knows no broker: `inventory.service` brings the messages and gives `send`. Sourc
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -19,14 +20,19 @@ from typing import Any, TypeVar
 import asyncpg
 
 from broker.messages import (
+    AGENT_SECTION,
     AUTHENTICATED,
+    MAX_AWAITED,
+    MESSAGES_REFUSED,
     CertificateRequest,
     Checkpoint,
     ContractError,
+    Doubt,
     Heartbeat,
     Log,
     Message,
     Metrics,
+    Moment,
     Presence,
     Resync,
     encode,
@@ -41,7 +47,7 @@ from inventory.db import SQL, Database, dumps, loads
 from inventory.errors import Unavailable
 from inventory.inbound import Inbound, Opener
 from inventory.memory import ASK_AGAIN_S, RESYNCS_A_SECOND, Known, Recently, Resyncs
-from inventory.metrics import ENDED, INGEST_SECONDS, INGESTED, METER, RETRIES
+from inventory.metrics import DEVICES_REFUSED, ENDED, INGEST_SECONDS, INGESTED, METER, REFUSED, RETRIES
 from inventory.renewal import GRACE, Renewals
 from inventory.secret_files import AuthorityError
 from inventory.store import Store
@@ -67,6 +73,13 @@ TOUCH_S = 5.0
 
 TELL_AGAIN_S = 600.0
 """A device's errors of one type become a notification this often at most, in seconds: it must not be able to bury the others'."""
+
+UNANSWERED = 2
+"""A command that was sent more often than that, 10 s apart, to a device that is online, may not reach it."""
+LOOK_S = 30.0
+"""How often such devices are looked for, in seconds."""
+WONDER_S = 300.0
+"""How often one is asked, at most, in seconds."""
 
 WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """For the database, in seconds; the last one repeats."""
@@ -115,6 +128,8 @@ class Ingest:
         self._resyncs = Resyncs()
         self._touched = Recently(TOUCH_S)
         self._told = Recently(TELL_AGAIN_S)
+        self._looked = Recently(LOOK_S)
+        self._wondered = Recently(WONDER_S)
         self._beats: dict[str, tuple[Heartbeat, float]] = {}
         self._requests: dict[str, CertificateRequest] = {}
         self._renewals = Renewals(Store(db, clock), authority, grace, mono=mono)
@@ -157,11 +172,14 @@ class Ingest:
                 if odd:
                     await self._write([Inbound(h, Heartbeat.suffix, "", b"", beats[h][1], message=beats[h][0]) for h in odd])
             await self._patiently(self._tell_of_forgeries)
-        for host, sections in self._resyncs.due(self._known, self._mono()):
-            log.info("asking for sections again", extra={"device": host, "sections": list(sections)})
-            await self._say(host, Resync(sections=sections, reason="the stored sections differ from the manifest"))
-        for host in await self._patiently(self._doubted):
-            await self._say(host, Resync(sections=(), items=True, reason="the server was restored from a backup"))
+        wanted = dict(self._resyncs.due(self._known, self._mono()))
+        for host, session in (await self._patiently(lambda: self._sessions(list(wanted)))).items():
+            log.info("asking for sections again", extra={"device": host, "sections": list(wanted[host])})
+            await self._ask(host, session, wanted[host], "the stored sections differ from the manifest")
+        for host, session in (await self._patiently(self._doubted)).items():
+            await self._ask(host, session, (), "the server was restored from a backup", items=True)
+        for host, session in (await self._patiently(self._unanswering)).items():
+            await self._ask(host, session, (AGENT_SECTION,), "commands were sent and are not answered")
         await self._certify()
         await self._teach()
 
@@ -184,13 +202,36 @@ class Ingest:
             for host in hosts:
                 await self._say(host, keys)
 
-    async def _doubted(self) -> list[str]:
+    async def _unanswering(self) -> dict[str, str]:
+        """Devices that are online and do not answer commands, now and then: asked how they stand, they get a checkpoint, which names
+        them."""
+        now = self._mono()
+        if not self._looked.first("commands", now):
+            return {}
+        async with self._db.acquire() as connection:
+            rows = await connection.fetch(SQL["unanswering_devices"], UNANSWERED, RESYNCS_A_SECOND)
+        found = {row["host"]: row["session"] for row in rows if self._wondered.first(row["host"], now)}
+        await self._opener.load(sorted(found))
+        return found
+
+    async def _sessions(self, hosts: list[str]) -> dict[str, str]:
+        """The current session of each that has one."""
+        if not hosts:
+            return {}
+        async with self._db.acquire() as connection:
+            rows = await connection.fetch(SQL["sessions_of"], hosts)
+        return {row["host"]: row["session"] for row in rows}
+
+    async def _doubted(self) -> dict[str, str]:
         """Connected devices whose word since a backup is lost, few at a time: what they answer shows them that we lack it."""
         async with self._db.acquire() as connection:
             rows = await connection.fetch(SQL["doubted_devices"], RESYNCS_A_SECOND, ASK_AGAIN_S)
-        hosts = [row["host"] for row in rows]
-        await self._opener.load(hosts)
-        return hosts
+        await self._opener.load([row["host"] for row in rows])
+        return {row["host"]: row["session"] for row in rows}
+
+    async def _ask(self, host: str, session: str, sections: tuple[str, ...], reason: str, *, items: bool = False) -> None:
+        """For this session and once: a resync that is replayed must not keep a device busy."""
+        await self._say(host, Resync(sections=sections, items=items, reason=reason, session=session, id=secrets.token_hex(8)))
 
     async def _tell_of_forgeries(self) -> None:
         if not self._opener.forged:
@@ -253,6 +294,8 @@ class Ingest:
             for host in sorted(batch.cloned):
                 await reports.notify(w, host, "error", "IdentityShared", CLONED)
             await self._store(w, batch)
+            awaited = await _awaited(w, sorted(batch.nonces))
+        batch.awaited = awaited
         METER.observe(INGEST_SECONDS, time.monotonic() - began)
         self._known.learn(known)
         return batch
@@ -326,10 +369,7 @@ class Ingest:
 
     async def _after(self, batch: Batch) -> None:
         self.counts.add(batch.counts)
-        for outcome, n in asdict(batch.counts).items():
-            METER.count(INGESTED, outcome, n=n)
-        for state in batch.reports.ended:
-            METER.count(ENDED, state)
+        _count(batch)
         now = self._mono()
         for host in batch.alive:
             if self._touched.is_due(host, now):
@@ -347,8 +387,22 @@ class Ingest:
             if (news := self._trusting.news(keys, now)) is not None:
                 await self._say(host, news)  # before the checkpoint, which the new keys may have signed
         for host, nonce in batch.nonces.items():
-            text, signed = self._signer.checkpoint(nonce, self._clock(), batch.streams[host].fence)
+            text, signed = self._signer.checkpoint(self._moment(batch, host, nonce))
             await self._say(host, Checkpoint(signed=text, signature=signed.signature, key=signed.key, delegation=signed.delegation))
+
+    def _moment(self, batch: Batch, host: str, nonce: str) -> Moment:
+        """What a device's question is answered with; the signer adds the generation."""
+        stream = batch.streams[host]
+        return Moment(
+            nonce=nonce,
+            time=now_text(self._clock()),
+            generation=0,
+            fence=stream.fence,
+            device=host,
+            epoch=stream.epoch,
+            seq=stream.seq,
+            awaiting=tuple(batch.awaited.get(host, ())),
+        )
 
     async def _say(self, host: str, message: Message) -> None:
         topic = self._topics.build(DeviceTopic(host, message.suffix))
@@ -362,6 +416,35 @@ class Ingest:
             log.error("answer can't be encoded", extra={"device": host, "suffix": message.suffix, "error": str(error)})
             return
         await self._send(topic, payload)
+
+
+async def _awaited(w: BulkWriter, hosts: list[str]) -> dict[str, list[str]]:
+    """Commands that were sent to these devices and that they have not answered, oldest first."""
+    if not hosts:
+        return {}
+    rows = await w.tx.raw.fetch(SQL["awaited_commands"], hosts, MAX_AWAITED)
+    return {row["host"]: list(row["ids"]) for row in rows}
+
+
+def _count(batch: Batch) -> None:
+    for outcome, n in asdict(batch.counts).items():
+        METER.count(INGESTED, outcome, n=n)
+    for state in batch.reports.ended:
+        METER.count(ENDED, state)
+    if batch.reports.misplaced:
+        METER.count(REFUSED, "not_its_command", n=batch.reports.misplaced)
+    _count_refused(batch.reports.logs)
+
+
+def _count_refused(logs: Sequence[tuple[str, Log]]) -> None:
+    """What devices have refused that came in our name. A device's word: only the reasons that there are, and no absurd numbers."""
+    for _, message in logs:
+        if message.type != MESSAGES_REFUSED:
+            continue
+        for doubt in Doubt:
+            n = message.data.get(doubt)
+            if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31:
+                METER.count(DEVICES_REFUSED, doubt, n=n)
 
 
 def portions(opened: list[Inbound], most: int = TRANSACTION_BYTES) -> Iterator[list[Inbound]]:

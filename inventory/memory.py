@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from inventory.db import SQL, Connection
 from inventory.facts import missing
 
+ASKS = 5
+"""So often a device is asked for the same sections; then not until it says again what it has."""
 RESYNCS_A_SECOND = 50
 """Devices asked to send sections again, a second: each answer may be the whole of its facts (design.md section 4)."""
 
@@ -88,6 +90,7 @@ class Known:
 class _Lacking:
     due: float
     manifest: Mapping[str, str]
+    asked: int = 0
 
 
 class Resyncs:
@@ -108,11 +111,16 @@ class Resyncs:
             self._lacking[host] = _Lacking(max(now + SETTLE_S, self._asked.get(host, -ASK_AGAIN_S) + ASK_AGAIN_S), manifest)
 
     def due(self, known: Known, now: float, limit: int = RESYNCS_A_SECOND) -> list[tuple[str, tuple[str, ...]]]:
-        """At most `limit` devices to ask now, the longest waiting first, with the sections."""
+        """At most `limit` devices to ask now, the longest waiting first, with the sections. Each again after a while, some times: a
+        question may be lost, or was for a session that has ended."""
         ready = sorted((lacking.due, host) for host, lacking in self._lacking.items() if lacking.due <= now)
         asked = []
         for _, host in ready[:limit]:
-            sections = missing(self._lacking.pop(host).manifest, known.get(host))
+            lacking = self._lacking[host]
+            sections = missing(lacking.manifest, known.get(host))
+            lacking.due, lacking.asked = now + ASK_AGAIN_S, lacking.asked + 1
+            if not sections or lacking.asked == ASKS:
+                del self._lacking[host]
             if sections:
                 self._asked[host] = now
                 asked.append((host, sections))

@@ -34,6 +34,9 @@ class Family:
 
 INGESTED = Family("fleetward_ingest_messages_total", COUNTER, "Messages of devices, by what became of them.", ("outcome",))
 REFUSED = Family("fleetward_ingest_refused_total", COUNTER, "Messages of devices dropped unread, by reason.", ("reason",))
+DEVICES_REFUSED = Family(
+    "fleetward_device_refused_total", COUNTER, "Messages in the server's name that devices refused, as they report, by reason.", ("reason",)
+)
 INGEST_SECONDS = Family("fleetward_ingest_batch_seconds", HISTOGRAM, "Time that a batch of messages takes to be committed.")
 INGEST_LAG = Family("fleetward_ingest_lag_seconds", GAUGE, "Age of the oldest message being written; 0 where there is none.")
 INBOX = Family("fleetward_inbox_messages", GAUGE, "Messages read from the broker and not yet taken.")
@@ -83,7 +86,22 @@ AGENTS = Family("fleetward_agents", GAUGE, "Hosts that have been heard, by their
 CERTIFICATES = Family("fleetward_certificate_expires_seconds", GAUGE, "Time until a certificate ends.", ("certificate",))
 
 FAMILIES = (
-    *(INGESTED, REFUSED, INGEST_SECONDS, INGEST_LAG, INBOX, SHARDS, INTENTS, RELAYED, CONNECTED, CONNECTIONS, RETRIES, WAITED, RECONCILED),
+    *(
+        INGESTED,
+        REFUSED,
+        DEVICES_REFUSED,
+        INGEST_SECONDS,
+        INGEST_LAG,
+        INBOX,
+        SHARDS,
+        INTENTS,
+        RELAYED,
+        CONNECTED,
+        CONNECTIONS,
+        RETRIES,
+        WAITED,
+        RECONCILED,
+    ),
     *(OUTCOMES, SENT, ENDED, REQUESTS, REQUEST_SECONDS, REQUESTS_WAITING, REQUESTS_REFUSED, SIGN_INS_FAILED, FOLLOWERS, CUT),
     AUDIT_BROKEN,
     SEEN,

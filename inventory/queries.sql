@@ -405,7 +405,7 @@ SELECT host, name, expires_at FROM ended ORDER BY host;
 -- name: host_config_views
 -- Everything that decides about host-configs, in one row each. $1 host-config ids
 SELECT c.id, c.host, c.config, c.desired_state, c.current_state, c.generation, c.digest, c.paths, c.reported, h.name AS host_name,
-       h.presence, h.current_state AS host_state, f.name AS config_name, f.version AS config_version,
+       h.presence, h.current_state AS host_state, h.policy, f.name AS config_name, f.version AS config_version,
        k.id AS command_id, k.verb, k.state, k.resource, k.result, k.created_at AS commanded_at, clock_timestamp() AS now
 FROM host_config c JOIN host h ON h.id = c.host JOIN config f ON f.id = c.config LEFT JOIN command k ON k.id = c.command
 WHERE c.id = ANY ($1::text[]) ORDER BY c.id;
@@ -417,6 +417,10 @@ SELECT id, host, config, digest, paths, shadowed, desired_state FROM host_config
 -- name: unsettled_host_configs
 -- What of these hosts is not as wanted: worth a look when one of them comes online. $1 host ids
 SELECT id AS key FROM host_config WHERE host = ANY ($1::text[]) AND status->>'indicator' IS DISTINCT FROM 'idle';
+
+-- name: refused_host_configs
+-- What these devices' owners did not allow: worth another try when one allows something else. $1 host ids
+SELECT id AS key FROM host_config WHERE host = ANY ($1::text[]) AND status->>'reason' IN ('PolicyRefused', 'PathOutsideRoots');
 
 -- name: stray_items
 -- What connected devices have and nobody asks for. Not again while a command to remove it is young. $1 ids
@@ -611,9 +615,23 @@ SELECT host FROM known WHERE NOT current OR presence <> 'online';
 UPDATE device_stream s SET resync_at = now() + make_interval(secs => $2)
 FROM (
     SELECT d.host FROM device_stream d JOIN host h ON h.id = d.host
-    WHERE d.resync_at <= now() AND h.presence IN ('online', 'stale') ORDER BY d.resync_at LIMIT $1 FOR UPDATE OF d SKIP LOCKED
+    WHERE d.resync_at <= now() AND d.session IS NOT NULL AND h.presence IN ('online', 'stale') ORDER BY d.resync_at LIMIT $1 FOR UPDATE OF d SKIP LOCKED
 ) AS due
-WHERE s.host = due.host RETURNING s.host;
+WHERE s.host = due.host RETURNING s.host, s.session;
+
+-- name: sessions_of
+-- $1 hosts
+SELECT host, session FROM device_stream WHERE host = ANY ($1::text[]) AND session IS NOT NULL;
+
+-- name: unanswering_devices
+-- Connected devices that have been sent a command again and again in this session. $1 more often than that, $2 how many at most
+SELECT c.host, s.session FROM command c JOIN device_stream s ON s.host = c.host AND s.session = c.sent_session JOIN host h ON h.id = c.host
+WHERE c.state = 'sent' AND c.sends > $1 AND h.presence = 'online' GROUP BY c.host, s.session ORDER BY c.host LIMIT $2;
+
+-- name: awaited_commands
+-- What devices have been sent and not answered, oldest first. $1 hosts, $2 how many of each at most
+SELECT host, (array_agg(id ORDER BY first_fence, id))[1:$2] AS ids
+FROM command WHERE host = ANY ($1::text[]) AND state = 'sent' GROUP BY host;
 
 -- name: end_doubts
 -- $1 hosts that have told everything
@@ -825,7 +843,8 @@ ORDER BY c.status->>'reason', c.id LIMIT $4;
 
 -- name: explain_host
 -- $1 host id
-SELECT h.name, h.presence, h.desired_state, h.current_state, h.status, dl.last_seen, di.host IS NOT NULL AS enrolled, w.due_at, w.attempts
+SELECT h.name, h.presence, h.desired_state, h.current_state, h.status, h.policy, dl.last_seen, di.host IS NOT NULL AS enrolled, w.due_at,
+       w.attempts, (SELECT f.data FROM host_facts f WHERE f.host = h.id AND f.section = 'agent') AS agent
 FROM host h LEFT JOIN device_liveness dl ON dl.host = h.id LEFT JOIN device_identity di ON di.host = h.id
 LEFT JOIN work w ON w.manager = 'host' AND w.key = h.id
 WHERE h.id = $1;

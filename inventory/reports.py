@@ -44,13 +44,16 @@ class Reports:
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     manifests: dict[str, Hashes] = field(default_factory=dict)
     statuses: dict[str, list[Status]] = field(default_factory=dict)
-    results: dict[str, tuple[str, Result]] = field(default_factory=dict)
+    results: dict[tuple[str, str], Result] = field(default_factory=dict)
+    """By who said it and of which command: what another device says of it must not take the place of what its own does."""
     logs: list[tuple[str, Log]] = field(default_factory=list)
     host_values: dict[str, Values] = field(default_factory=dict)
     presence: set[str] = field(default_factory=set)
     """Hosts whose values are Inventory's own (`presence`), not the device's alone."""
     ended: list[str] = field(default_factory=list)
     """The final states of commands that these reports ended; filled by `write`."""
+    misplaced: int = 0
+    """Results of commands that are not their sender's; filled by `write`."""
 
     def add_facts(self, host: str, message: Facts) -> None:
         self.sections.setdefault(host, {}).update({name: section.data for name, section in message.sections.items()})
@@ -62,9 +65,9 @@ class Reports:
 
     def add_result(self, host: str, message: Result) -> None:
         """Of several for one command the last one counts, unless it is progress after an end."""
-        earlier = self.results.get(message.command)
-        if earlier is None or not (earlier[1].state.final and not message.state.final):
-            self.results[message.command] = (host, message)
+        earlier = self.results.get((host, message.command))
+        if earlier is None or not (earlier.state.final and not message.state.final):
+            self.results[host, message.command] = message
 
     def add_log(self, host: str, message: Log) -> None:
         self.logs.append((host, message))
@@ -78,7 +81,7 @@ async def write(w: BulkWriter, reports: Reports, known: Mapping[str, Hashes], te
     """Everything that was gathered. `known`: stored hashes, so that what is stored already costs nothing. `tell`: logs for people."""
     await _write_facts(w, reports, known)
     await _write_hosts(w, reports)
-    reports.ended = await _write_results(w, reports.results)
+    reports.ended, reports.misplaced = await _write_results(w, reports.results)
     await _write_statuses(w, reports.statuses)
     await _write_logs(w, reports.logs)
     for host, message in tell:
@@ -151,22 +154,23 @@ def _its_device(resource: Resource) -> Actor:
 # --- results ------------------------------------------------------------------------------------------------------------------
 
 
-async def _write_results(w: BulkWriter, results: Mapping[str, tuple[str, Result]]) -> list[str]:
-    """The states that commands ended in."""
-    if not results:
-        return []
-    rows = await w.tx.raw.fetch(SQL["lock_commands"], sorted(results))
-    own = {row["id"]: row["state"] for row in rows if row["host"] == results[row["id"]][0]}
-    if len(own) < len(results):
-        log.info("results for no command of the device", extra={"commands": sorted(set(results) - set(own))[:10]})
-    progress = [result for id, state in own.items() if _goes_on(state, result := results[id][1])]
+async def _write_results(w: BulkWriter, said: Mapping[tuple[str, str], Result]) -> tuple[list[str], int]:
+    """The states that commands ended in, and how many results were of no command of their sender."""
+    if not said:
+        return [], 0
+    rows = await w.tx.raw.fetch(SQL["lock_commands"], sorted({command for _, command in said}))
+    own = {row["id"]: row["state"] for row in rows if (row["host"], row["id"]) in said}
+    results = {row["id"]: said[row["host"], row["id"]] for row in rows if row["id"] in own}
+    if len(own) < len(said):
+        log.info("results for no command of the device", extra={"commands": sorted({c for _, c in said} - set(own))[:10]})
+    progress = [result for id, state in own.items() if _goes_on(state, result := results[id])]
     if progress:
         await w.tx.raw.execute(SQL["progress_commands"], *_progress_columns(progress), w.at)
-    ended = {id: results[id][1] for id in own if results[id][1].state.final}
+    ended = {id: results[id] for id in own if results[id].state.final}
     before = await w.read_locked(COMMAND, list(ended))
     values = {id: _end_values(before[id], result, w.at) for id, result in ended.items()}
     await w.write_read(COMMAND, before, values, _result_actor)
-    return [str(end["state"]) for end in values.values() if "state" in end]
+    return [str(end["state"]) for end in values.values() if "state" in end], len(said) - len(own)
 
 
 def _goes_on(state: str, result: Result) -> bool:
@@ -229,8 +233,9 @@ async def _write_statuses(w: BulkWriter, statuses: Mapping[str, Sequence[Status]
     if not statuses:
         return
     last = {host: _last_items(messages) for host, messages in statuses.items()}
-    named = {id: host for host, (items, _) in last.items() for id in items}
-    before = {id: row for id, row in (await w.read_locked(HOST_CONFIG, list(named))).items() if row["host"] == named[id]}
+    named = sorted({id for items, _ in last.values() for id in items})
+    own = ((id, row) for id, row in (await w.read_locked(HOST_CONFIG, named)).items() if row["host"] in last)
+    before = {id: row for id, row in own if id in last[row["host"]][0]}
     full = [host for host, (_, complete) in last.items() if complete]
     for row in await w.read_of_hosts(HOST_CONFIG, full) if full else ():
         before.setdefault(row["id"], row)

@@ -1,8 +1,9 @@
 """A device's durable stream and its sessions: what the next message means, decided without a database. Pure; called by `inventory.ingest`.
 
 A stream takes each `seq` once and in order; an epoch is left for ever when a new one begins at 1. Sessions and epochs are compared for
-equality, never for order, because clocks lie: one that has been seen and left (the last `KEPT` of each) does not come back into effect.
-But a session that another one took the place of, and that speaks on, is the living one: the other's first message was late.
+equality, never for order, because clocks lie: one that has been seen and left (the last `KEPT`, of epochs `KEPT_EPOCHS`) does not come
+back into effect. But a session that another one took the place of, and that speaks on, is the living one: the other's first message was
+late.
 
 Source: design.md section 4 ("Up", "Sessions and epochs").
 """
@@ -15,7 +16,11 @@ from typing import Any
 from broker.messages import Ack, Heartbeat, Presence
 
 KEPT = 8
-"""Retired sessions, and retired epochs, that are remembered."""
+"""Retired sessions that are remembered."""
+
+KEPT_EPOCHS = 1000
+"""Retired epochs that are remembered: whoever has kept the messages of a forgotten one could replay it from its first message on. A device
+begins one when its journal has failed or the server has lost something, so that few ever come together."""
 
 NEVER_GIVEN = 2**53 - 1
 """A seq that no device reaches: the answer to a retired epoch. A device that still uses it has been rolled back, and begins a new one."""
@@ -74,7 +79,7 @@ def take(stream: Stream, epoch: str, seq: int) -> None:
     """The message that `judge` called NEXT is part of this transaction."""
     if epoch != stream.epoch:
         if stream.epoch is not None:
-            stream.retired_epochs = [*stream.retired_epochs, stream.epoch][-KEPT:]
+            stream.retired_epochs = [*stream.retired_epochs, stream.epoch][-KEPT_EPOCHS:]
         stream.epoch = epoch
     stream.seq = seq
 

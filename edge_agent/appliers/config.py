@@ -76,6 +76,7 @@ class ConfigApplier:
     verbs: tuple[str, ...] = (Verb.CONFIG_APPLY, Verb.CONFIG_REMOVE)
 
     def __init__(self, state_dir: Path, roots: tuple[Path, ...], commands: bool = True) -> None:
+        self._state_dir = state_dir
         self._ledger = Ledger(state_dir)
         self._roots = roots
         self._commands = commands
@@ -111,6 +112,8 @@ class ConfigApplier:
             raise Refusal(ErrorCode.POLICY_REFUSED, "on_change: the owner of this device allows no commands (agent.toml)")
         if before is None and len(self._ledger.applied) >= MAX_CONFIGS:
             raise Refusal(ErrorCode.POLICY_REFUSED, f"there are {MAX_CONFIGS} configs on this device already")
+        for file in wanted.files:
+            rooted.keep_out(file.place, self._state_dir)
         found = {file.place.path: _read(file.place) for file in wanted.files}
         made = {file.place.path: rooted.missing_parents(file.place) for file in wanted.files}
         changed = tuple(file for file in wanted.files if not file.fits(found[file.place.path]))

@@ -72,6 +72,14 @@ def locate(path: str, roots: tuple[Path, ...]) -> Place:
     raise Refusal(ErrorCode.PATH_OUTSIDE_ROOTS, f"{path}: not below the roots of this device ({listed})")
 
 
+def keep_out(place: Place, own: Path) -> None:
+    """The agent's own directory is no place for configs, though a root may hold it: its `agent.toml` is the owner's word, which the server
+    must not write. A root that the owner has put inside of it is. Raises Refusal."""
+    mine, root = Path(os.path.realpath(own)), Path(os.path.realpath(place.root))
+    if mine not in root.parents and mine in root.joinpath(*place.parts, "_").parents:
+        raise Refusal(ErrorCode.PATH_OUTSIDE_ROOTS, f"{place.path}: is in the agent's own directory")
+
+
 def missing_parents(place: Place) -> tuple[str, ...]:
     """The directories that would have to be made, outermost first. Raises Refusal (SymlinkEscape) for a link on the way."""
     with _walk(place) as (_, depth):

@@ -1,9 +1,9 @@
-"""`fleetward backup` and `restore`, and `certificate create` for the secrets of a replica."""
+"""`fleetward backup` and `restore`, `certificate create` for the secrets of a replica, and the rotation of the command key."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 import click
 
@@ -101,10 +101,26 @@ def certificate() -> None:
 )
 def create_certificate(name: str, secrets: Path | None, out: Path | None) -> None:
     """Issue the certificate of a service's replica, such as svc-inventory.2, where the CA's key is; again: renew it."""
+    _become(_with(secrets, "ca.key"), "certificate", name, *(("--out", str(out.absolute())) if out else ()))
+
+
+@certificate.command(name="rotate-command-key")
+@click.option("--secrets", envvar="FLEETWARD_SECRETS", type=click.Path(file_okay=False, path_type=Path), help="The installation's secrets.")
+def rotate_command_key(secrets: Path | None) -> None:
+    """Replace the key that signs commands; the one before is void on every device from its next message on. Nothing is started again."""
+    _become(_with(secrets, "command-root.key"), "rotate-command-key")
+
+
+def _with(secrets: Path | None, needed: str) -> Path:
+    """The secrets directory that holds what is needed. Raises CommandError."""
     where = secrets or DataDir(default_data_dir(os.environ)).secrets
-    if not (where / "ca.key").exists():
-        raise CommandError(f"{where} has no ca.key: run this where the installation's secrets are, or give --secrets", Exit.USAGE)
-    # Inventory reads the secrets before it looks at the command; the database is not asked.
-    environment = os.environ | {"FLEETWARD_SECRETS": str(where), "FLEETWARD_DATABASE": "postgresql://not-used"}
-    command = [*modules("inventory"), "certificate", name, *(("--out", str(out.absolute())) if out else ())]
+    if not (where / needed).exists():
+        raise CommandError(f"{where} has no {needed}: run this where the installation's secrets are, or give --secrets", Exit.USAGE)
+    return where
+
+
+def _become(secrets: Path, *words: str) -> NoReturn:
+    """Inventory reads the secrets before it looks at the command; the database is not asked."""
+    environment = os.environ | {"FLEETWARD_SECRETS": str(secrets), "FLEETWARD_DATABASE": "postgresql://not-used"}
+    command = [*modules("inventory"), *words]
     os.execvpe(command[0], command, environment)

@@ -32,6 +32,7 @@ class HostRow(ResourceRow):
     virtualization = fields.TextField(null=True)
     boot_id = fields.TextField(null=True)
     agent_version = fields.TextField(null=True)
+    policy: Any = fields.JSONField(null=True)
     presence = fields.CharField(max_length=16, default="never")
 
     class Meta:
@@ -97,6 +98,14 @@ HOST = Kind(
         _device("virtualization", "Hypervisor or container; none on bare metal."),
         _device("boot_id", "Changes with each boot.", selectable=False),
         _device("agent_version", "Version of its agent."),
+        Field(
+            name="policy",
+            annotation=dict[str, Any],
+            scalar=Scalar.JSON,
+            owner=DEVICE,
+            doc="What its owner allows there, from its agent.toml: {verbs, roots, on_change, maintenance}. The server can't change it.",
+            members={"maintenance": Scalar.TEXT},
+        ),
         Field(
             name="presence",
             annotation=str,

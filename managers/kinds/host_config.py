@@ -45,6 +45,8 @@ def interest(change: Change) -> Sequence[AnyTrigger]:
             return [Trigger(QUEUE, command["resource"]["id"])]
         case Change(kind="host", op="updated", resource=dict(host)) if _opened(change.changed, host):
             return [TriggerSelected(QUEUE, "unsettled_host_configs", change.id, Strength.NOW)]
+        case Change(kind="host", op="updated") if any(path.partition(".")[0] == "policy" for path in change.changed):
+            return [TriggerSelected(QUEUE, "refused_host_configs", change.id, Strength.FRESH)]
     return ()
 
 
@@ -151,6 +153,8 @@ def _send(view: View, verb: Verb) -> Step:
         return Wait("WaitingForApproval", f"{view.host_name} is {view.host_state}, not onboarded")
     if not view.online:
         return Wait("WaitingForDevice", f"{view.host_name} is offline")
+    if view.locked:
+        return Wait(ErrorCode.POLICY_REFUSED, f"{view.host_name} is locked for maintenance: {view.locked}")
     reported = view.reported
     drifted = reported is not None and reported.state == "drifted" and view.current_state != "failed" and view.desired_state == "present"
     return Send(verb, _putting_right(reported.message) if drifted and reported is not None else "")

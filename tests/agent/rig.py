@@ -91,8 +91,11 @@ class Authority:
     def key_id(self) -> str:
         return _id(self.key)
 
-    def checkpoint(self, nonce: str, at: float, generation: int | None = None, fence: int = 0) -> bytes:
-        moment = Moment(nonce=nonce, time=text(at), generation=self.generation if generation is None else generation, fence=fence)
+    def checkpoint(self, nonce: str, at: float, generation: int | None = None, **said: Any) -> bytes:
+        """`said`: further members of the signed text; `device` is ours where it is not among them."""
+        generation = self.generation if generation is None else generation
+        values: dict[str, Any] = {"nonce": nonce, "time": text(at), "generation": generation, "device": self.device}
+        moment = Moment(**(values | said))
         signed = encode_text(moment)
         message = Checkpoint(signed=signed, signature=_sign(self.key, signed), key=self.key_id, delegation=self.delegation())
         return self.sealed(message, at)
@@ -203,7 +206,7 @@ class Server:
             self.online = self.online and message.session != self.session
             return []
         self.online, self.session = True, message.session
-        return [("down/checkpoint", self.authority.checkpoint(message.nonce, at))]
+        return [("down/checkpoint", self.authority.checkpoint(message.nonce, at, epoch=self.epoch or None, seq=self.seq))]
 
     def _ack(self, epoch: str, seq: int, at: float) -> tuple[str, bytes]:
         return "down/ack", self.authority.sealed(Ack(epoch=epoch, seq=seq), at)

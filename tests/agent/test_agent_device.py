@@ -32,7 +32,7 @@ def config(path: Path, content: str, on_change: Any = None) -> dict[str, Any]:
 def online(fleet: Fleet, agent: AgentProcess, *prefix: str) -> None:
     device = agent.enroll(fleet)
     agent.start(*prefix)
-    eventually(lambda: fleet.server(device).online and len(fleet.server(device).sections) == 15, "online with all sections")
+    eventually(lambda: fleet.server(device).online and len(fleet.server(device).sections) == 16, "online with all sections")
 
 
 def final(fleet: Fleet, agent: AgentProcess, command: str) -> Any:
@@ -98,6 +98,28 @@ def test_a_path_outside_the_roots_fails_with_the_contracts_code(fleet: Fleet, ne
     assert (result.state, result.error.code, result.error.recoverable) == (CommandState.FAILED, "PathOutsideRoots", False)
 
 
+def test_a_maintenance_lock_vetoes_at_once(fleet: Fleet, new_agent: NewAgent, tmp_path: Path) -> None:
+    """Saved while the agent runs, it is reported within seconds and refuses what comes; doctor shows it; taken away, work goes on."""
+    agent = new_agent()
+    online(fleet, agent)
+    settings_file = agent.state_dir / "agent.toml"
+    text = settings_file.read_text()
+    known = fleet.server(agent.device).sections["agent"]
+    path = tmp_path / "files" / "motd"
+    settings_file.write_text(text + 'maintenance = "rewiring; Ana"\n')
+    fleet.order(agent.device, "cmd-1", args=config(path, "hello\n"), resource=resource())
+    result = final(fleet, agent, "cmd-1")
+    assert (result.state, result.error.code, result.error.recoverable) == (CommandState.REJECTED, "PolicyRefused", False)
+    assert "rewiring; Ana" in result.error.message and not path.exists()
+    eventually(lambda: fleet.server(agent.device).sections["agent"] != known, "the lock is reported")
+    said = subprocess.run(agent.command("doctor"), cwd=ROOT, capture_output=True, text=True)
+    assert "LOCKED for maintenance: rewiring; Ana" in said.stdout
+    settings_file.write_text(text)
+    eventually(lambda: fleet.server(agent.device).sections["agent"] == known, "so is that it has been taken away")
+    fleet.order(agent.device, "cmd-2", args=config(path, "hello\n"), resource=resource())
+    assert final(fleet, agent, "cmd-2").state is CommandState.SUCCEEDED
+
+
 def test_nothing_is_lost_when_broker_and_agent_are_killed(fleet: Fleet, new_agent: NewAgent, tmp_path: Path) -> None:
     """The broker forgets everything, the agent dies in a command: it comes back by itself, runs it again, and the server hears of it."""
     agent = new_agent()
@@ -125,7 +147,7 @@ def test_while_the_server_is_silent_the_agent_keeps_and_repeats(fleet: Fleet, ne
     agent.kill()
     fleet.silent = set()
     agent.start()
-    eventually(lambda: len(fleet.server(device).sections) == 15, "facts arrive")
+    eventually(lambda: len(fleet.server(device).sections) == 16, "facts arrive")
     assert fleet.server(device).poisoned == []
 
 
@@ -155,7 +177,7 @@ def test_a_state_directory_that_fills_up_is_said_and_healed(
     thread.start()
     try:
         server = fleet.server(device)
-        eventually(lambda: server.online and len(server.sections) == 15, "online")
+        eventually(lambda: server.online and len(server.sections) == 16, "online")
         with pytest.raises(OSError), (agent.state_dir / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(b"x" * 4096)

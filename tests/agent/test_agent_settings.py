@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent import install, settings
+from edge_agent.lock import Lock
 from edge_agent.settings import Settings, SettingsError, parse
 
 DOCS = Path(__file__).parents[2] / "docs" / "agent.md"
@@ -44,6 +45,11 @@ def test_metered_slows_the_rhythm_unless_told_otherwise() -> None:
         ("metered = 1", "metered"),
         ('on_change = "yes"', "on_change"),
         ('log = "loud"', "log"),
+        ('verbs = ["config.wipe"]', "verbs"),
+        ('verbs = "config.apply"', "verbs"),
+        ("maintenance = true", "maintenance"),
+        ('maintenance = "a\\nb"', "maintenance"),
+        (f'maintenance = "{"x" * 201}"', "maintenance"),
         ("roots = [", "TOML"),
     ],
 )
@@ -53,6 +59,29 @@ def test_a_wrong_field_is_named(tmp_path: Path, text: str, field: str) -> None:
     path.write_text(text)
     with pytest.raises(SettingsError, match=rf"agent\.toml.*{field}"):
         settings.load(path)
+
+
+def test_a_lock_counts_from_the_moment_that_the_file_is_saved(tmp_path: Path) -> None:
+    """The reason is what is reported; the other settings stay as they were at the start."""
+    path = tmp_path / "agent.toml"
+    lock = Lock(path, parse('verbs = ["config.apply"]'))
+    assert lock.look() is None and lock.policy.maintenance == ""
+    path.write_text('maintenance = " rewiring; Ana "\nverbs = []')
+    locked = lock.look()
+    assert locked is not None and (locked.maintenance, locked.verbs) == ("rewiring; Ana", ("config.apply",))
+    assert lock.look() is None
+    path.unlink()
+    freed = lock.look()
+    assert freed is not None and freed.maintenance == ""
+
+
+def test_a_file_that_cant_be_used_locks(tmp_path: Path) -> None:
+    """Its owner was about to say something."""
+    path = tmp_path / "agent.toml"
+    lock = Lock(path, Settings())
+    path.write_text("maintenance = rewiring")
+    locked = lock.look()
+    assert locked is not None and "can't be used" in locked.maintenance and len(locked.maintenance) <= settings.MAX_REASON
 
 
 def test_every_setting_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +19,12 @@ from broker.messages import (
     Result,
     Resync,
     Status,
+    Verb,
     open_envelope,
     read,
 )
 from edge_agent import agent, outbox
+from edge_agent.policy import Policy
 from edge_agent.signals import (
     Booted,
     Clock,
@@ -32,6 +35,7 @@ from edge_agent.signals import (
     Effect,
     Failed,
     Finished,
+    Governed,
     Input,
     JournalFailed,
     JournalLost,
@@ -88,12 +92,18 @@ class Bench:
         self.ack(self.state.durable.outbox.next_seq - 1)
         return self
 
-    def checkpoint(self, fence: int = 0) -> list[Effect]:
-        return self.down("down/checkpoint", self.authority.checkpoint(self.state.link.nonce, self.now, fence=fence))
+    def checkpoint(self, fence: int = 0, **said: Any) -> list[Effect]:
+        return self.down("down/checkpoint", self.authority.checkpoint(self.state.link.nonce, self.now, fence=fence, **said))
 
     @property
     def now(self) -> float:
         return START + self.mono
+
+    def checkpoint_again(self, **said: Any) -> list[Effect]:
+        """A checkpoint is asked for, and comes."""
+        self.state = replace(self.state, link=replace(self.state.link, presence_at=self.mono))
+        self.put(Tick())
+        return self.checkpoint(**said)
 
     def down(self, suffix: str, payload: bytes) -> list[Effect]:
         assert self.state.link.session is not None
@@ -231,10 +241,10 @@ def test_without_a_checkpoint_presence_is_repeated_with_another_nonce() -> None:
     again = [m for m in bench.sent(bench.later(12.1)) if isinstance(m, Presence)]
     assert len(again) == 1 and again[0].nonce != nonce and again[0].session == bench.state.link.session
     bench.down("down/checkpoint", bench.authority.checkpoint(nonce, bench.now))
-    assert bench.state.refused == {"untrusted-checkpoint": 1}
+    assert bench.state.refused == {"late-checkpoint": 1}
     bench.checkpoint()
     assert bench.state.time is not None
-    assert bench.state.link.presence_at is None
+    assert bench.state.link.presence_at is not None and bench.state.link.presence_at - bench.mono > 3000, "the next one is for control"
 
 
 # --- the outbox ---
@@ -354,8 +364,12 @@ def test_one_late_acknowledgement_changes_nothing() -> None:
     assert bench.state.durable.outbox.epoch == "epoch-a" and bench.state.durable.outbox.base == 3
 
 
-def test_a_server_that_forgot_what_it_acknowledged_gets_a_new_epoch() -> None:
-    """Restored from a backup, it answers below our oldest again and again: everything begins anew, and is reported in full."""
+@pytest.mark.parametrize(
+    "said", [{"epoch": "epoch-a", "seq": 2}, {"epoch": "epoch-0", "seq": 9}, {}], ids=["less", "another epoch", "older server"]
+)
+def test_a_server_that_forgot_what_it_acknowledged_gets_a_new_epoch(said: dict[str, Any]) -> None:
+    """Restored from a backup, it answers below our oldest again and again: asked, it confirms that; everything begins anew, and is reported
+    in full."""
     bench = Bench()
     bench.online()
     bench.looked()
@@ -366,10 +380,41 @@ def test_a_server_that_forgot_what_it_acknowledged_gets_a_new_epoch() -> None:
     for _ in range(3):
         bench.mono += 6
         effects = bench.ack(2)
+    assert bench.state.durable.outbox.epoch == "epoch-a"
+    assert [m.online for m in bench.sent(effects) if isinstance(m, Presence)] == [True], "the server is asked what it has"
+    effects = bench.checkpoint(**said)
     assert bench.state.durable.outbox.epoch != "epoch-a"
     assert seqs(effects)[0] == 1
     assert Scan(None, None) in effects
     assert any(isinstance(m, Status) and m.full for m in bench.sent(effects))
+
+
+def test_repeated_acknowledgements_begin_no_epoch() -> None:
+    """Whoever carries them can repeat old ones for ever: the answer to a new question shows that nothing is lost, and they are counted."""
+    bench = Bench()
+    bench.online()
+    bench.looked()
+    for n in range(3):
+        bench.put(Scanned({"time": {"n": n}}))
+    bench.ack(3)
+    for _ in range(12):
+        bench.mono += 6
+        bench.ack(2)
+        bench.checkpoint(epoch="epoch-a", seq=bench.state.durable.outbox.base - 1)
+    assert bench.state.durable.outbox.epoch == "epoch-a"
+    told = {m.id: m.data["late-ack"] for m in bench.sent(bench.log) if isinstance(m, Log)}
+    assert sum(told.values()) + bench.state.refused.get("late-ack", 0) == 12
+
+
+def test_a_delayed_answer_is_compared_with_what_was_acknowledged_when_it_was_asked() -> None:
+    """What is acknowledged while the checkpoint is on its way is no loss."""
+    bench = Bench()
+    bench.online(trusted=False)
+    bench.looked()
+    acked = bench.state.durable.outbox.base - 1
+    payload = bench.authority.checkpoint(bench.state.link.nonce, bench.now, epoch="epoch-a", seq=0)
+    bench.down("down/checkpoint", payload)
+    assert acked > 0 and bench.state.durable.outbox.epoch == "epoch-a"
 
 
 def test_the_answers_to_mere_repetitions_count_as_well() -> None:
@@ -384,6 +429,7 @@ def test_the_answers_to_mere_repetitions_count_as_well() -> None:
         bench.later(bench.state.resend.at - bench.mono)
         bench.mono += 0.01
         bench.ack(0)
+    bench.checkpoint(epoch=None, seq=0)
     assert bench.state.durable.outbox.epoch != "epoch-a"
 
 
@@ -441,7 +487,7 @@ def test_a_forged_or_foreign_message_is_dropped_counted_and_reported_together() 
     bench.put(Received(bench.state.link.session or "", "fleet/v1/events/host/x", b"{}"))
     assert bench.state.durable == before
     logs = [m for m in bench.sent(bench.later(6)) if isinstance(m, Log)]
-    assert [log.data for log in logs] == [{"bad-mac": 3, "unreadable": 1, "foreign-topic": 1}]
+    assert [(log.severity, log.data) for log in logs] == [("error", {"bad-mac": 3, "foreign-topic": 1, "unreadable": 1})]
     bench.ack(bench.state.durable.outbox.next_seq - 1)
     assert [m for m in bench.sent(bench.later(60)) if isinstance(m, Log)] == []
 
@@ -477,8 +523,18 @@ def test_a_delayed_checkpoint_makes_no_old_command_young() -> None:
     assert bench.state.time.at == pytest.approx(bench.now, abs=0.01)
 
 
-@pytest.mark.parametrize("flaw", ["signature", "device", "delegation", "expired", "generation", "key"])
-def test_a_command_that_is_not_to_be_believed_is_never_journalled(flaw: str) -> None:
+FLAWS = {
+    "signature": "forged-command",
+    "device": "misdelivered-command",
+    "delegation": "forged-command",
+    "expired": "void-command",
+    "generation": "void-command",
+    "key": "forged-command",
+}
+
+
+@pytest.mark.parametrize(("flaw", "doubt"), FLAWS.items())
+def test_a_command_that_is_not_to_be_believed_is_never_journalled(flaw: str, doubt: str) -> None:
     """Wrong signature, device, root, validity, generation or key: counted, and that is all."""
     authority = Authority()
     bench = Bench(authority)
@@ -504,7 +560,203 @@ def test_a_command_that_is_not_to_be_believed_is_never_journalled(flaw: str) -> 
     effects = bench.down("down/command", payload)
     assert not [e for e in effects if isinstance(e, Run)]
     assert bench.state.durable.commands == () and bench.state.durable.fence == 0
-    assert bench.state.refused == {"untrusted-command": 1}
+    assert bench.state.refused == {doubt: 1}
+
+
+def test_the_same_signing_twice_is_a_replay() -> None:
+    """Each signing of a known command is answered once; the same one again is counted, and costs neither a message nor a write."""
+    bench = Bench()
+    bench.online()
+    bench.command("cmd-1", 1)
+    bench.put(Finished("cmd-1", Succeeded("done")))
+    bench.ack(bench.state.durable.outbox.next_seq - 1)
+    before = bench.state.durable
+    for _ in range(5):
+        assert bench.results(bench.command("cmd-1", 1)) == []
+    assert bench.state.durable == before and bench.state.refused == {"replayed-command": 5}
+    bench.command("cmd-2", 4)
+    assert len(bench.results(bench.command("cmd-1", 3))) == 1, "one that was overtaken on its way is a new signing all the same"
+    assert bench.results(bench.command("cmd-1", 3)) == []
+
+
+def test_an_expired_command_is_counted_where_it_comes_too_late() -> None:
+    """Kept back by somebody until it was over; its result says so too."""
+    bench = Bench()
+    bench.online()
+    bench.command("cmd-1", 1, not_after="2026-11-21T00:00:00.000Z")
+    assert bench.state.refused == {"expired-command": 1}
+
+
+def test_before_the_first_checkpoint_only_what_may_be_ours_is_held_and_once() -> None:
+    """Without a clock a signature can still be checked: whoever sends forgeries must not crowd out what waits, nor fill the memory."""
+    bench = Bench()
+    bench.online(trusted=False)
+    forger = Authority(root=Authority().key)
+    for n in range(100):
+        bench.down("down/command", forger.command(forger.order(f"cmd-{n}", n + 1, at=bench.now), bench.now))
+    for _ in range(100):
+        bench.command("cmd-1", 1, at=START)
+    assert len(bench.state.unjudged) == 1
+    assert bench.state.refused == {"forged-command": 100, "replayed-command": 99}
+    for n in range(2, 100):
+        bench.command(f"cmd-{n}", n, at=START)
+    assert len(bench.state.unjudged) == 64 and bench.state.refused["unjudged-command"] == 35
+    assert only(Run, bench.checkpoint()).command == "cmd-1"
+
+
+def test_a_checkpoint_for_another_device_counts_for_nobody() -> None:
+    """Not even with our nonce: its `fence` would make old commands new."""
+    bench = Bench()
+    bench.online(trusted=False)
+    bench.checkpoint(device="host-other")
+    assert bench.state.time is None and bench.state.refused == {"misdelivered-checkpoint": 1}
+
+
+def test_a_checkpoint_counts_once() -> None:
+    """Its nonce is spent; the next one is asked for an hour later, with another."""
+    bench = Bench()
+    bench.online(trusted=False)
+    payload = bench.authority.checkpoint(bench.state.link.nonce, bench.now)
+    for _ in range(3):
+        bench.down("down/checkpoint", payload)
+    assert bench.state.refused == {"late-checkpoint": 2}
+    asked = [m.nonce for m in bench.sent(bench.later(4000)) if isinstance(m, Presence)]
+    assert len(asked) == 1 and asked[0].encode() not in payload
+
+
+def test_what_is_refused_is_told_before_the_end() -> None:
+    """Counts live in memory: a planned end must not lose them."""
+    bench = Bench()
+    bench.online()
+    bench.down("down/ack", b"junk")
+    bench.put(Stopping())
+    waiting = [w.part for w in bench.state.durable.outbox.waiting if isinstance(w.part, Log)]
+    assert [log.data for log in waiting] == [{"bad-mac": 1}]
+
+
+# --- what is withheld ---
+
+
+def test_a_command_that_the_checkpoint_names_and_that_does_not_come_is_said() -> None:
+    """It has a while to come; then a log tells people, and the facts say so until it is there."""
+    bench = governed()
+    bench.online()
+    bench.checkpoint_again(awaiting=("cmd-7", "cmd-8"))
+    bench.command("cmd-7", 7)
+    bench.ack(bench.state.durable.outbox.next_seq - 1)
+    assert missing(bench.later(30)) is None
+    effects = bench.later(6)
+    assert missing(effects) == ["cmd-8"]
+    (log,) = [m for m in bench.sent(effects) if isinstance(m, Log)]
+    assert (log.type, log.severity, log.data) == ("commands-withheld", "error", {"commands": ["cmd-8"]})
+    assert missing(bench.command("cmd-8", 9)) == []
+
+
+def test_what_is_not_awaited_any_more_is_not_missing() -> None:
+    """The command has ended without us: the next checkpoint, a few minutes later, names it no more."""
+    bench = governed()
+    bench.online()
+    bench.checkpoint_again(awaiting=("cmd-7",))
+    assert missing(bench.later(36)) == ["cmd-7"]
+    asked = [m for m in bench.sent(bench.later(300)) if isinstance(m, Presence)]
+    assert len(asked) == 1
+    assert missing(bench.checkpoint()) == []
+
+
+def test_a_cut_connection_withholds_nothing() -> None:
+    """Offline, nothing can come; the next session's checkpoint says what is awaited then."""
+    bench = governed()
+    bench.online()
+    bench.checkpoint_again(awaiting=("cmd-7",))
+    bench.put(Disconnected(bench.state.link.session or "", "cable cut"))
+    assert missing(bench.later(36)) is None and bench.state.awaited.missing == ()
+
+
+# --- what the owner allows ---
+
+
+OPEN = Policy(tuple(str(verb) for verb in Verb), ("/srv",), on_change=True)
+LOCKED = replace(OPEN, maintenance="rewiring; Ana")
+
+
+def governed(policy: Policy = OPEN) -> "Bench":
+    bench = Bench()
+    bench.put(Governed(policy))
+    return bench
+
+
+def section(effects: list[Effect]) -> Any:
+    """The section `agent` among what is sent, or None."""
+    found = [e for e in effects if isinstance(e, Publish) and b'"agent":{"hash"' in e.payload]
+    return json.loads(found[-1].payload)["sections"]["agent"]["data"] if found else None
+
+
+def missing(effects: list[Effect]) -> Any:
+    data = section(effects)
+    return None if data is None else data["missing"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "verb", "words"),
+    [
+        (LOCKED, "config.apply", "locked for maintenance: rewiring; Ana"),
+        (LOCKED, "config.remove", "locked for maintenance"),
+        (LOCKED, "facts.refresh", ""),
+        (LOCKED, "cancel", ""),
+        (replace(OPEN, verbs=("facts.refresh",)), "config.apply", "does not allow config.apply"),
+        (replace(OPEN, verbs=("facts.refresh",)), "facts.refresh", ""),
+        (replace(OPEN, verbs=()), "cancel", "does not allow cancel"),
+    ],
+)
+def test_what_the_owner_does_not_allow_is_refused(policy: Policy, verb: str, words: str) -> None:
+    """Whatever the server signs: rejected with PolicyRefused, not recoverable, and the reason in words."""
+    bench = governed(policy)
+    bench.online()
+    effects = bench.command("cmd-1", 1, verb=verb, args={"command": "cmd-0"} if verb == "cancel" else {})
+    refused = [r for r in bench.results(effects) if r.state == "rejected"]
+    assert bool(refused) == bool(words)
+    for result in refused:
+        assert result.error is not None and words in result.error.message
+        assert (result.error.code, result.error.recoverable) == ("PolicyRefused", False)
+        assert not [e for e in effects if isinstance(e, Run)]
+
+
+def test_a_lock_stops_what_waits_and_lets_end_what_runs() -> None:
+    """What has begun goes on to its end; what is behind it never starts. Taken away, the lock stops nothing more."""
+    bench = governed()
+    bench.online()
+    bench.command("cmd-1", 1)
+    bench.command("cmd-2", 2)
+    assert not [e for e in bench.put(Governed(LOCKED)) if isinstance(e, Stop)]
+    effects = bench.put(Finished("cmd-1", Succeeded()))
+    assert [(r.command, r.state) for r in bench.results(effects)] == [("cmd-1", "succeeded"), ("cmd-2", "rejected")]
+    bench.put(Governed(OPEN))
+    assert only(Run, bench.command("cmd-3", 3)).command == "cmd-3"
+
+
+def test_a_lock_found_at_the_start_stops_what_the_last_process_began() -> None:
+    """Half done or not: nothing changes the device while it is locked, and the server hears that it failed."""
+    bench = governed()
+    bench.online()
+    bench.command("cmd-1", 1)
+    bench = bench.restarted()
+    bench.put(Governed(LOCKED))
+    effects = bench.online()
+    assert not [e for e in effects if isinstance(e, Run)]
+    assert [(r.state, r.error.code if r.error else "") for r in bench.results(effects)] == [("failed", "PolicyRefused")]
+
+
+def test_the_policy_is_reported_when_it_changes_and_when_asked() -> None:
+    """In the section `agent` of the facts, which a resync can ask for like any other."""
+    bench = governed()
+    policy = section(bench.online())["policy"]
+    assert policy == {"verbs": list(OPEN.verbs), "roots": ["/srv"], "on_change": True, "maintenance": None}
+    assert section(bench.put(Governed(OPEN))) is None
+    assert section(bench.put(Governed(LOCKED)))["policy"]["maintenance"] == "rewiring; Ana"
+    asked = Resync(sections=("agent",), session=bench.state.link.session, id="r1")
+    effects = bench.down("down/resync", bench.authority.sealed(asked, bench.now))
+    assert section(effects)["missing"] == []
+    assert len([m for m in bench.sent(effects) if isinstance(m, Presence)]) == 1, "and what the server awaits is asked for"
 
 
 # --- commands ---
@@ -774,6 +1026,17 @@ def test_a_resync_of_sections_scans_and_sends_them_whether_changed_or_not() -> N
     bench.online()
     body = Resync(sections=("cpu", "nonsense"), items=False, reason="hash differs")
     assert only(Scan, bench.down("down/resync", bench.authority.sealed(body, bench.now))) == Scan(("cpu",), ("cpu",))
+
+
+@pytest.mark.parametrize(("session", "times"), [("ours", 1), ("another", 0)])
+def test_a_resync_counts_once_and_in_its_session(session: str, times: int) -> None:
+    """Replayed, it would have the device look and tell for nobody."""
+    bench = Bench()
+    bench.online()
+    meant = bench.state.link.session if session == "ours" else "session-0"
+    payload = bench.authority.sealed(Resync(sections=("cpu",), session=meant, id="r1"), bench.now)
+    scans = [e for _ in range(5) for e in bench.down("down/resync", payload) if isinstance(e, Scan)]
+    assert len(scans) == times and bench.state.refused == {"replayed-resync": 5 - times}
 
 
 def test_a_broken_journal_is_said_and_nothing_is_run() -> None:

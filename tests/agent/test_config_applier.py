@@ -295,6 +295,25 @@ def test_an_owner_who_allows_no_commands_gets_none(tmp_path: Path) -> None:
     assert isinstance(bench.apply(file(bench.root / "f")), Succeeded)
 
 
+@pytest.mark.parametrize("way", ["the root holds it", "the root is it", "the root is a link to it"])
+def test_the_agents_own_directory_is_no_place_for_configs(tmp_path: Path, way: str) -> None:
+    """`agent.toml` is the owner's word: no root lets the server write it, whichever way it leads there."""
+    root = {"the root holds it": tmp_path, "the root is it": tmp_path / "state", "the root is a link to it": tmp_path / "link"}[way]
+    bench = Bench(tmp_path, root)
+    if way == "the root is a link to it":
+        root.symlink_to(bench.state)
+    path = root / "state" / "agent.toml" if way == "the root holds it" else root / "agent.toml"
+    outcome = bench.apply(file(path))
+    assert code(outcome) is ErrorCode.PATH_OUTSIDE_ROOTS and isinstance(outcome, Failed) and "own directory" in outcome.message
+    assert not (bench.state / "agent.toml").exists()
+
+
+def test_a_root_that_the_owner_has_put_inside_of_it_is_one(tmp_path: Path) -> None:
+    """As the agent of `fleetward up` has it."""
+    bench = Bench(tmp_path, tmp_path / "state" / "files")
+    assert isinstance(bench.apply(file(bench.root / "f")), Succeeded)
+
+
 # --- what the file system refuses ---
 
 

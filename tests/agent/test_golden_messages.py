@@ -114,8 +114,10 @@ SAMPLES: dict[str, Message] = {
     "up/metrics": Metrics(samples=(("load.1m", 1795370000000, 0.25), ("disk.used:/", 1795370000000, 1e9))),
     "up/csr": CertificateRequest(csr=CSR, replaces="5f3a", proof="MEUCIQ=="),
     "down/ack": Ack(epoch=EPOCH, seq=17),
-    "down/resync": Resync(sections=("cpu", "storage"), items=True, reason="the hash differs"),
-    "down/checkpoint": _signed(AUTHORITY.checkpoint("01kb2v8m2c000000000000000b", START, fence=4708), "down/checkpoint"),
+    "down/resync": Resync(sections=("cpu", "storage"), items=True, reason="the hash differs", session="session-1", id="5f1c"),
+    "down/checkpoint": _signed(
+        AUTHORITY.checkpoint("01kb2v8m2c000000000000000b", START, fence=4708, epoch=EPOCH, seq=17, awaiting=("cmd-1",)), "down/checkpoint"
+    ),
     "down/command": _signed(AUTHORITY.command(ORDER, START), "down/command"),
     "down/certificate": CertificateAnswer(
         replaces="5f3a", certificate=None, reason=Denial.LAPSED, message="the certificate ended longer ago than the grace period"
@@ -190,6 +192,6 @@ def test_the_signed_ones_are_believed_by_the_agent() -> None:
     checkpoint = _signed(golden("down/checkpoint")[1], "down/checkpoint")
     command = _signed(golden("down/command")[1], "down/command")
     assert isinstance(checkpoint, Checkpoint) and isinstance(command, Command)
-    assert trust.read_checkpoint(roots, checkpoint, "01kb2v8m2c000000000000000b", 1)[1] == START
+    assert trust.read_checkpoint(roots, checkpoint, AUTHORITY.device, "01kb2v8m2c000000000000000b", 1)[1] == START
     order, generation = trust.read_order(roots, command, AUTHORITY.device, START, 1)
     assert (order, generation) == (ORDER, 1)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from broker.messages import Mandate, Moment, decode_text
+from broker.messages import Mandate, Moment, decode_text, now_text
 from inventory import authority as module
 from inventory.authority import Authority, CommandSigner
 from inventory.errors import Invalid
 from inventory.keychain import key_id
-from inventory.secret_files import AuthorityError
+from inventory.secret_files import AuthorityError, write_secret
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 FILES = {
@@ -220,8 +221,50 @@ def test_a_command_verifies_from_the_root_down(made: Authority) -> None:
 
 def test_a_checkpoint_tells_nonce_time_and_generation(made: Authority) -> None:
     """What a device takes its trusted time from."""
-    text, _ = CommandSigner(made.directory).checkpoint("n-1", NOW, 7)
-    assert decode_text(Moment, text) == Moment(nonce="n-1", time="2026-11-22T18:00:00.000Z", generation=1, fence=7)
+    moment = Moment(nonce="n-1", time=now_text(NOW), generation=0, fence=7, device="host-1", epoch="e", seq=3, awaiting=("cmd-1",))
+    text, _ = CommandSigner(made.directory).checkpoint(moment)
+    assert decode_text(Moment, text) == replace(moment, generation=1)
+
+
+def test_a_rotated_command_key_signs_from_the_next_signature_on(made: Authority) -> None:
+    """In a process that runs: another key, under a delegation by the same root that voids the one before."""
+    signer = CommandSigner(made.directory)
+    before = signer.sign("x")
+    assert made.rotate_command_key() == 2
+    after = signer.sign("x")
+    assert after.key != before.key and signer.generation == 2
+    root = VerifyKey(base64.b64decode(made.command_root_b64))
+    root.verify(after.delegation.signed.encode(), base64.b64decode(after.delegation.signature))
+    mandate = decode_text(Mandate, after.delegation.signed)
+    VerifyKey(base64.b64decode(mandate.public_key)).verify(b"x", base64.b64decode(after.signature))
+    made.bootstrap()
+    assert CommandSigner(made.directory).sign("x").key == after.key, "the next start keeps it"
+
+
+@pytest.mark.parametrize("files", [("command.key",), ("delegation.json",), ()], ids=["key alone", "delegation alone", "gone"])
+def test_a_signer_goes_on_while_its_files_do_not_fit(made: Authority, tmp_path: Path, files: tuple[str, ...]) -> None:
+    """Copied to a replica in any order, or taken away: the pair read last goes on, and the whole pair is taken when it is there."""
+    copy = tmp_path / "replica"
+    made.equip("svc-managers.2", copy)
+    signer = CommandSigner(copy)
+    before = signer.sign("x").key
+    made.rotate_command_key()
+    for name in files:
+        write_secret(copy / name, (made.directory / name).read_bytes())
+    if not files:
+        (copy / "delegation.json").unlink()
+    assert signer.sign("x").key == before
+    made.equip("svc-managers.2", copy)
+    assert signer.sign("x").key == CommandSigner(made.directory).sign("x").key != before
+
+
+def test_a_rotation_that_is_killed_between_its_files_is_finished_by_bootstrap(made: Authority) -> None:
+    """The new key is there, its delegation is not: the next start certifies it, above the one before."""
+    write_secret(made.directory / "command.key", base64.b64encode(b"n" * 32))
+    with pytest.raises(AuthorityError, match="fleetward migrate"):
+        CommandSigner(made.directory)
+    made.bootstrap()
+    assert CommandSigner(made.directory).generation == 2
 
 
 def _rsa_csr() -> str:

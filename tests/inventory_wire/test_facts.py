@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import SECTIONS, ContractError
+from broker.messages import AGENT_SECTION, SECTIONS, ContractError
 from inventory import facts
 from inventory.kinds.component import COMPONENT, TYPES
 from inventory.kinds.host import HOST
@@ -39,9 +39,30 @@ def test_sections_become_columns() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            {"verbs": ["cancel"], "roots": ["/srv"], "on_change": True, "maintenance": "rewiring"},
+            {"verbs": ["cancel"], "roots": ["/srv"], "on_change": True, "maintenance": "rewiring"},
+        ),
+        (
+            {"verbs": ["x" * 300, 5] * 70, "roots": "all", "on_change": 1, "maintenance": "m" * 300, "more": 1},
+            {"verbs": ["x" * 256] * 64, "roots": [], "on_change": False, "maintenance": "m" * 256},
+        ),
+        ({}, {"verbs": [], "roots": [], "on_change": False, "maintenance": None}),
+        ("all", None),
+        (None, None),
+    ],
+)
+def test_a_policy_has_one_shape_whatever_a_device_says(said: Any, kept: Any) -> None:
+    """Pages and managers rely on it; texts and lists are cut."""
+    assert facts.host_values({"agent": {"policy": said}}) == {"policy": kept}
+
+
 def test_every_column_is_a_device_field_and_every_type_has_its_section() -> None:
     """The tables here name fields and types that the kinds have; the rest of a host's device fields come with its presence."""
-    told = set(facts.host_values({name: {} for name in SECTIONS}))
+    told = set(facts.host_values({name: {} for name in (*SECTIONS, AGENT_SECTION)}))
     device_fields = {f.name for f in HOST.own_fields if f.owner == "device" and not f.computed}
     assert told == device_fields - {"boot_id", "agent_version"}
     assert {type_ for _, type_ in facts.COMPONENTS.values()} == set(TYPES)

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from broker.messages import Ack, Error, Item, Metrics, Moment, decode_text, mac
+from broker.messages import Ack, Doubt, Error, Item, Log, Metrics, Moment, decode_text, mac
 from broker.topics import Topics
 from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.changes import Relay, read
 from inventory.db import Database, loads
 from inventory.inbound import Inbound
-from inventory.ingest import Ingest, portions
+from inventory.ingest import LOOK_S, Ingest, portions
 from inventory.listing import ListQuery
-from inventory.memory import SETTLE_S
+from inventory.memory import ASK_AGAIN_S, ASKS, SETTLE_S
+from inventory.metrics import DEVICES_REFUSED, METER, REFUSED
 from inventory.store import Store
 from inventory.streams import NEVER_GIVEN
 from tests.inventory_wire.device import Device, Sent, log_message, make_device, make_devices, result, status
@@ -83,6 +84,25 @@ async def rig(db: Database, store: Store, authority: Authority) -> AsyncIterator
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_another_device_says_of_a_command_takes_nobodys_place(rig: Rig) -> None:
+    """In one batch: the command's own device has the word, whoever else reports its end is counted, in whatever order they come."""
+    command, placed = await rig.command(), await rig.host_config()
+    other = await make_device(rig.db, rig.store, rig.authority, "other")
+    said = Item(kind="host-config", id=placed, generation=1, state="present", digest="d1")
+    lie = Item(kind="host-config", id=placed, generation=9, state="absent")
+    before = METER.value(REFUSED, "not_its_command")
+    await rig.take(
+        rig.device.inbound(result(command, "succeeded")),
+        rig.device.inbound(status(said)),
+        other.inbound(result(command, "failed")),
+        other.inbound(status(lie)),
+    )
+    found = await rig.store.get("command", command)
+    assert (found["state"], found["late_result"]) == ("succeeded", None)
+    assert (await rig.store.get("host-config", placed))["reported"]["state"] == "present"
+    assert METER.value(REFUSED, "not_its_command") - before == 1
 
 
 async def test_facts_become_columns_sections_and_components(rig: Rig) -> None:
@@ -526,6 +546,45 @@ async def test_a_status_about_another_host_is_ignored(rig: Rig) -> None:
     assert (await rig.store.get("host-config", config))["reported"] is None
 
 
+async def test_a_checkpoint_is_for_its_device_and_says_what_is_awaited(rig: Rig) -> None:
+    """Signed: whose question it answers, what of its stream is committed, and the commands that it was sent and has not answered."""
+    d = rig.device
+    sent = [await rig.command("sent", first_fence=n) for n in (5, 4)]
+    for state in ("queued", "accepted", "succeeded"):
+        await rig.command(state, first_fence=1)
+    await rig.take(d.inbound(log_message()), d.inbound(d.presence()))
+    [checkpoint] = rig.sent.checkpoints(d)
+    moment = decode_text(Moment, checkpoint.signed)
+    assert (moment.device, moment.epoch, moment.seq) == (d.id, "e1", 1)
+    assert moment.awaiting == (sent[1], sent[0])
+
+
+async def test_a_device_that_is_there_and_does_not_answer_is_asked_how_it_stands(rig: Rig) -> None:
+    """After three sends of a command in this session; not for one that was sent to an earlier session, and not again at once."""
+    d = rig.device
+    await rig.take(d.inbound(d.presence()))
+    await rig.command("sent", sends=2, sent_session=d.session, first_fence=1)
+    await rig.command("sent", sends=9, sent_session="s0", first_fence=2)
+    await rig.ingest.flush()
+    assert rig.sent.resyncs(d) == []
+    await rig.command("sent", sends=3, sent_session=d.session, first_fence=3)
+    for _ in range(3):
+        rig.mono += LOOK_S
+        await rig.ingest.flush()
+    [asked] = rig.sent.resyncs(d)
+    assert (asked.sections, asked.items, asked.session) == (("agent",), False, d.session)
+
+
+async def test_what_devices_refuse_is_counted(rig: Rig) -> None:
+    """In /metrics, by reason; a device can't make up reasons, nor numbers that are none."""
+    d, before = rig.device, METER.value(DEVICES_REFUSED, "bad-mac")
+    data = {"bad-mac": 3, "forged-command": True, "stale-command": -1, "made-up": 7, "late-ack": "x", "unreadable": 2**60}
+    await rig.take(d.inbound(Log(id="r1", type="messages-refused", severity="error", message="m", data=data)))
+    assert METER.value(DEVICES_REFUSED, "bad-mac") - before == 3
+    assert {labels[0] for labels, _ in METER.samples()[DEVICES_REFUSED.name]} <= set(Doubt)
+    assert [n["type"] for n in (await rig.store.list("notification", ListQuery())).items] == ["messages-refused"]
+
+
 async def test_logs_are_kept_once_and_errors_told(rig: Rig) -> None:
     """The same id in another epoch is the same log; of errors of one type people hear once in a while."""
     d = rig.device
@@ -545,17 +604,34 @@ async def test_sections_that_are_missing_are_asked_for(rig: Rig) -> None:
     """Once they have been missing for a while, those alone; and no more when they have come."""
     d = rig.device
     d.sections = {"cpu": {"cores": 4}, "memory": {"total_bytes": 1}}
-    await rig.take(d.inbound(d.facts(os={"kernel": "1"})))
+    await rig.take(d.inbound(d.presence()), d.inbound(d.facts(os={"kernel": "1"})))
     await rig.ingest.flush()
     assert rig.sent.resyncs(d) == []
     rig.mono += SETTLE_S + 1
     await rig.ingest.flush()
     [resync] = rig.sent.resyncs(d)
     assert set(resync.sections or ()) == {"cpu", "memory"} and not resync.items
+    assert resync.session == d.session and resync.id, "it counts once, and in this session"
     await rig.take(d.inbound(d.facts(cpu={"cores": 4}, memory={"total_bytes": 1})))
     rig.mono += 1000
     await rig.ingest.flush()
     assert len(rig.sent.resyncs(d)) == 1
+
+
+async def test_a_question_that_may_be_lost_is_asked_again(rig: Rig) -> None:
+    """Each time another question, for the session that the device has then; after some times no more."""
+    d = rig.device
+    d.sections = {"cpu": {"cores": 4}}
+    await rig.take(d.inbound(d.facts(os={"kernel": "1"})))
+    rig.mono += SETTLE_S + 1
+    await rig.ingest.flush()
+    assert rig.sent.resyncs(d) == [], "it has no session yet that could be asked"
+    await rig.take(d.inbound(d.presence()))
+    for _ in range(2 * ASKS):
+        rig.mono += ASK_AGAIN_S
+        await rig.ingest.flush()
+    asked = rig.sent.resyncs(d)
+    assert len(asked) == ASKS - 1 == len({resync.id for resync in asked})
 
 
 async def test_a_section_in_the_next_message_is_not_asked_for(rig: Rig) -> None:
@@ -574,6 +650,7 @@ async def test_resyncs_are_paced(rig: Rig) -> None:
     devices = await make_devices(rig.db, rig.store, rig.authority, [f"edge-{n}" for n in range(60)])
     for d in devices:
         d.sections = {"cpu": {"cores": 4}}
+    await rig.take(*(d.inbound(d.presence()) for d in devices))
     await rig.take(*(d.inbound(d.facts(os={"kernel": "1"})) for d in devices))
     rig.mono += SETTLE_S + 1
     await rig.ingest.flush()

@@ -116,6 +116,12 @@ def test_states_verbs_and_error_codes_are_all_there() -> None:
     assert f" {NEVER_GIVEN}," in TEXT
 
 
+def test_each_reason_to_refuse_is_there() -> None:
+    """In the order of the code, and which of them people are told of."""
+    assert {reason: row[1] == "yes" for reason, row in table("reason").items()} == {doubt: doubt.hostile for doubt in messages.Doubt}
+    assert list(table("reason")) == list(messages.Doubt)
+
+
 def test_the_example_signs_as_inventory_reads() -> None:
     """The Python in the document, run."""
     code = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -1,5 +1,6 @@
 """`explain`: why it is not as I asked, at each turn of a story."""
 
+import json
 from typing import Any
 
 import pytest
@@ -69,6 +70,37 @@ async def test_a_command_under_way_and_a_host_to_be_approved(fleet: Fleet) -> No
         await fleet.host("b", onboard=False)
         await fleet.quiet()
         assert reasons(await explain(fleet.db, "host", "b")) == ["WaitingForApproval"]
+
+
+async def test_a_command_that_does_not_arrive_is_named(fleet: Fleet) -> None:
+    """By the server, which sent it often to a device that is online; and by the device, which knows of it from a checkpoint. What a
+    device says has to have the right shape."""
+    fleet.wire.answer = None
+    async with managed(fleet):
+        host = await fleet.host("a")
+        config = await fleet.config("motd", "")
+        await eventually(lambda: _sent(fleet))
+        found = await fleet.host_config(host, config["id"])
+        assert found is not None
+        await sql(fleet, "UPDATE command SET sends = 4 WHERE id = $1", found["command"])
+        for kind, ref in (("host-config", found["id"]), ("command", found["command"])):
+            told = await explain(fleet.db, kind, ref)
+            assert any("a is online and does not answer: the broker may withhold it" in cause["message"] for cause in told["causes"]), told
+        section = {"missing": [found["command"], 5], "missing_since": "2026-11-26T18:00:00.000Z"}
+        add = "INSERT INTO host_facts (host, section, hash, data, updated_at) VALUES ($1, 'agent', 'h', $2, now())"
+        await sql(fleet, add, host, json.dumps(section))
+        for kind, ref in (("host", "a"), ("command", found["command"])):
+            told = await explain(fleet.db, kind, ref)
+            [cause] = [cause for cause in told["causes"] if cause["reason"] == "CommandsWithheld"]
+            assert cause["since"] == "2026-11-26T18:00:00.000Z"
+        for odd in ("[]", '{"missing": "x"}', '{"missing": [], "missing_since": 5}', '{"missing": {}}'):
+            await sql(fleet, "UPDATE host_facts SET data = $2 WHERE host = $1 AND section = 'agent'", host, odd)
+            assert "CommandsWithheld" not in reasons(await explain(fleet.db, "host", "a"))
+
+
+async def sql(fleet: Fleet, statement: str, *values: Any) -> None:
+    async with fleet.db.acquire() as connection:
+        await connection.execute(statement, *values)
 
 
 async def test_a_shadowed_path_names_the_winner(fleet: Fleet) -> None:

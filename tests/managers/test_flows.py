@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
 from inventory.actor import Actor
+from inventory.explain import explain
 from inventory.resource import Resource
 from managers.kinds import notification
 from tests.managers.fleet import Fleet, eventually, managed
@@ -104,6 +106,44 @@ async def test_a_halted_config_is_told(fleet: Fleet) -> None:
         fleet.failing[host] = {"code": "PathOutsideRoots", "message": "outside", "recoverable": False}
         await fleet.config("motd", "")
         await eventually(lambda: _last_told(fleet, "motd halted on a: PathOutsideRoots: outside"))
+
+
+async def test_a_locked_host_is_left_alone_until_it_is_free(fleet: Fleet) -> None:
+    """No command is made while its owner keeps it locked, and no attempt counted; the lock's end lets everything go on."""
+    async with managed(fleet):
+        host = await fleet.host("a")
+        await fleet.quiet()
+        await fleet.device(host, policy=policy("rewiring"))
+        config = await fleet.config("motd", "")
+        found = await eventually(lambda: _waits(fleet, host, config["id"], "PolicyRefused"))
+        assert (found["status"]["indicator"], found["status"]["halted"]) == ("in_progress", False)
+        assert "rewiring" in found["status"]["message"] and fleet.wire.orders == []
+        assert "locked for maintenance by its owner: rewiring" in (await explain(fleet.db, "host", "a"))["summary"]
+        await fleet.device(host, policy=policy(None))
+        await fleet.settled(host, config["id"])
+        assert (await explain(fleet.db, "host", "a"))["causes"] == []
+
+
+async def test_what_an_owner_refused_is_tried_again_when_he_allows_more(fleet: Fleet) -> None:
+    """It had halted, as PolicyRefused is not recoverable: the owner has stepped in, and nobody has to retry fifty configs by hand."""
+    async with managed(fleet):
+        host = await fleet.host("a")
+        fleet.failing[host] = {"code": "PolicyRefused", "message": "this device's owner does not allow config.apply", "recoverable": False}
+        config = await fleet.config("motd", "")
+        found = await eventually(lambda: _waits(fleet, host, config["id"], "PolicyRefused"))
+        assert found["status"]["halted"]
+        fleet.failing.clear()
+        await fleet.device(host, policy=policy(None))
+        await fleet.settled(host, config["id"])
+
+
+def policy(maintenance: str | None) -> dict[str, Any]:
+    return {"verbs": ["config.apply"], "roots": ["/etc/fleet"], "on_change": True, "maintenance": maintenance}
+
+
+async def _waits(fleet: Fleet, host: str, config: str, reason: str) -> Resource | None:
+    found = await fleet.host_config(host, config)
+    return found if found is not None and (found["status"] or {}).get("reason") == reason else None
 
 
 async def test_a_host_lives_as_its_owner_says(fleet: Fleet) -> None:

@@ -26,6 +26,7 @@ VIEW = View(
     host_name="a",
     host_state="onboarded",
     online=True,
+    locked=None,
     config="conf-1",
     config_name="motd",
     desired_state="present",
@@ -59,6 +60,8 @@ WANTED = replace(VIEW, current_state="present", reported=report())
 HOST_CONFIGS: list[tuple[str, View, Step]] = [
     ("nothing there yet", VIEW, APPLY),
     ("the host is offline", replace(VIEW, online=False), Wait("WaitingForDevice", "a is offline")),
+    ("its owner has locked it", replace(VIEW, locked="rewiring"), Wait("PolicyRefused", "a is locked for maintenance: rewiring")),
+    ("locked, and as wanted", replace(WANTED, locked="rewiring"), Settled(True)),
     ("the host is not onboarded", replace(VIEW, host_state="registered"), Wait("WaitingForApproval", "a is registered, not onboarded")),
     ("a command is under way", replace(VIEW, command=command("running")), UNDER_WAY),
     ("one for an earlier intent is under way", replace(VIEW, command=command("sent", generation=2)), UNDER_WAY),

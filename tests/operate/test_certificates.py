@@ -55,6 +55,25 @@ def test_names_that_are_none_are_refused(tmp_path: Path) -> None:
     assert sorted(authority.directory.iterdir()) == before
 
 
+def test_the_command_key_is_rotated_by_a_command(tmp_path: Path) -> None:
+    """Where the command root is; elsewhere it says so, exit 2. A process that signs takes it up by itself."""
+    authority = Authority(tmp_path / "secrets")
+    authority.bootstrap()
+    authority.equip("svc-managers.2", tmp_path / "replica")
+    signer = CommandSigner(authority.directory)
+    before = signer.sign("x").key
+
+    def rotate(secrets: Path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "fleetward", "certificate", "rotate-command-key", "--secrets", str(secrets)]
+        return subprocess.run(command, env=PLAIN, capture_output=True, text=True, check=False, timeout=60)
+
+    done = rotate(authority.directory)
+    assert (done.returncode, done.stdout) == (0, "generation 2\n"), done.stderr
+    assert signer.sign("x").key != before and signer.generation == 2
+    elsewhere = rotate(tmp_path / "replica")
+    assert elsewhere.returncode == 2 and "command-root.key" in elsewhere.stderr
+
+
 def test_the_command_issues_it(tmp_path: Path) -> None:
     """By the CA of the secrets directory; elsewhere it says where to run it, exit 2; bootstrap keeps the replica's certificate alive."""
     authority = Authority(tmp_path / "secrets")

@@ -26,7 +26,7 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                     on = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-                    if (on == "log" and node.func.attr in LEVELS) or (on == "turn" and node.func.attr == "note"):
+                    if (on == "log" and node.func.attr in LEVELS) or (on in ("turn", "self") and node.func.attr == "note"):
                         yield str(path.relative_to(ROOT)), node
 
 

@@ -177,7 +177,8 @@ class Seeder:
         made = await self.create("host", {"name": "mallory", "title": HOSTILE, "labels": {"note": HOSTILE}})
         self.made.hosts["mallory"] = made
         said = {"hostname": HOSTILE, "vendor": HOSTILE, "product": HOSTILE, "os_name": HOSTILE, "cpu_model": HOSTILE, "boot_id": "m"}
-        await self.write("host", made, {**said, "primary_ip": HOSTILE, "agent_version": HOSTILE}, Actor.device(made))
+        policy = {"verbs": [HOSTILE], "roots": [HOSTILE], "on_change": True, "maintenance": HOSTILE}
+        await self.write("host", made, {**said, "primary_ip": HOSTILE, "agent_version": HOSTILE, "policy": policy}, Actor.device(made))
         await self.heard(made, "online", 3)
         await self.component(made, "usb", HOSTILE, {"name": HOSTILE, "model": HOSTILE, HOSTILE: HOSTILE})
 

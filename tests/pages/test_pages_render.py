@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
+from inventory.actor import Actor
 from tests.pages.conftest import Fleet, Open
 from tests.pages.seed import ADMIN
 
@@ -120,6 +121,33 @@ def test_hostile_text_stays_text(page: Page, fleet: Fleet) -> None:
         assert page.title().endswith("Fleetward"), path
     page.goto("/hosts/mallory")
     assert "<img src=x" in page.locator("h1").inner_text()
+
+
+def test_the_owners_word_and_what_is_withheld_are_shown(page: Page, fleet: Fleet) -> None:
+    """The policy among the vitals; a lock at the head with its reason; commands that the device says did not reach it."""
+    host = fleet.run(fleet.at.store.create("host", {"name": "guarded"}, ADMIN))
+    page.goto("/hosts/guarded")
+    assert page.locator("#policy").inner_text() == "not told"
+    policy = {"verbs": ["config.apply"], "roots": ["/srv/ours"], "on_change": False, "maintenance": "rewiring, until Friday; Ana"}
+    fleet.run(fleet.at.store.write("host", host["id"], {"policy": policy}, Actor.device(host["id"])))
+    fleet.run(lacking(fleet, host["id"]))
+    page.goto("/hosts/guarded")
+    assert "rewiring, until Friday; Ana" in page.locator("#locked").inner_text()
+    assert page.locator("#host-head .badge", has_text="maintenance lock").count() == 1
+    assert "2 commands sent to it did not reach it" in page.locator("#withheld").inner_text()
+    free = policy | {"maintenance": None}
+    fleet.run(fleet.at.store.write("host", host["id"], {"policy": free}, Actor.device(host["id"])))
+    page.locator("#policy", has_text="allows config.apply").wait_for()
+    assert "/srv/ours; on_change may not run" in page.locator("#policy").inner_text()
+
+
+async def lacking(fleet: Fleet, host: str) -> None:
+    async with fleet.at.db.acquire() as connection:
+        await connection.execute(
+            "INSERT INTO host_facts (host, section, hash, data, updated_at) VALUES ($1, 'agent', 'h', $2, now())",
+            host,
+            '{"missing": ["cmd-1", "cmd-2"], "missing_since": "no time"}',
+        )
 
 
 def test_endless_names_fit(contexts: Open, fleet: Fleet) -> None:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from broker.messages import ErrorCode, Verb
 from edge_agent import agent
 from edge_agent.identity import Identity
+from edge_agent.lock import Lock
 from edge_agent.runtime import Runtime
+from edge_agent.settings import Settings
 from edge_agent.signals import (
     Booted,
     Clock,
@@ -184,6 +186,7 @@ class Shell(Runtime):
         self._executor = _Executor(self)  # type: ignore[assignment]
         self._lookout = _Eyes(self)  # type: ignore[assignment]
         self._keeper = _NoKeeper()  # type: ignore[assignment]
+        self._lock = Lock(FilePath("there is no agent.toml"), Settings())
         self.alive = True
         self.timer: Any = None
 

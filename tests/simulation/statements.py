@@ -281,7 +281,7 @@ def host_config_views(m: Memory, ids: Sequence[str]) -> Rows:
     for row in m["host_config"].of(ids):
         host, config = m["host"].rows[row["host"]], m["config"].rows[row["config"]]
         command = m["command"].get(row["command"]) or dict.fromkeys(("id", "verb", "state", "resource", "result", "created_at"))
-        beside = {"host_name": host["name"], "presence": host["presence"], "host_state": host["current_state"]}
+        beside = {"host_name": host["name"], "presence": host["presence"], "host_state": host["current_state"], "policy": host["policy"]}
         beside |= {"config_name": config["name"], "config_version": config["version"], "command_id": command["id"]}
         beside |= _pick(command, "verb", "state", "resource", "result") | {"commanded_at": command["created_at"], "now": m.clock()}
         found.append(_pick(row, *names) | beside)
@@ -298,6 +298,14 @@ def placed_configs(m: Memory, hosts: Sequence[str]) -> Rows:
 def unsettled_host_configs(m: Memory, hosts: Sequence[str]) -> Rows:
     rows = m["host_config"].rows.values()
     return [{"key": row["id"]} for row in rows if row["host"] in hosts and member(row["status"], "indicator") != "idle"]
+
+
+@models("refused_host_configs")
+def refused_host_configs(m: Memory, hosts: Sequence[str]) -> Rows:
+    refused = ("PolicyRefused", "PathOutsideRoots")
+    return [
+        {"key": row["id"]} for row in m["host_config"].rows.values() if row["host"] in hosts and member(row["status"], "reason") in refused
+    ]
 
 
 @models("scan_host_configs")
@@ -461,12 +469,39 @@ def untaught_devices(m: Memory, generation: int, limit: int, seconds: float) -> 
 
 @models("doubted_devices")
 def doubted_devices(m: Memory, limit: int, seconds: float) -> Rows:
-    due = [row for row in m["device_stream"].rows.values() if row["resync_at"] is not None and row["resync_at"] <= m.now]
+    rows = m["device_stream"].rows.values()
+    due = [row for row in rows if row["resync_at"] is not None and row["resync_at"] <= m.now and row["session"] is not None]
     there = [row for row in due if m["host"].rows[row["host"]]["presence"] in LISTENING]
     asked = sorted(there, key=lambda row: row["resync_at"])[:limit]
     for row in asked:
         m["device_stream"].change(row["host"], resync_at=m.now + _seconds(seconds))
-    return [_pick(row, "host") for row in asked]
+    return [_pick(row, "host", "session") for row in asked]
+
+
+@models("sessions_of")
+def sessions_of(m: Memory, hosts: Sequence[str]) -> Rows:
+    return [_pick(row, "host", "session") for row in m["device_stream"].of(hosts) if row["session"] is not None]
+
+
+@models("unanswering_devices")
+def unanswering_devices(m: Memory, sends: int, limit: int) -> Rows:
+    sent = [row for row in m["command"].rows.values() if row["state"] == "sent" and row["sends"] > sends]
+    there = {row["host"] for row in sent if m["host"].rows[row["host"]]["presence"] == "online"}
+    streams = {row["host"]: row["session"] for row in m["device_stream"].of(there)}
+    found = sorted({row["host"] for row in sent if row["sent_session"] is not None and streams.get(row["host"]) == row["sent_session"]})
+    return [{"host": host, "session": streams[host]} for host in found[:limit]]
+
+
+@models("awaited_commands")
+def awaited_commands(m: Memory, hosts: Sequence[str], limit: int) -> Rows:
+    sent = sorted(
+        (row for row in m["command"].rows.values() if row["host"] in hosts and row["state"] == "sent"),
+        key=lambda row: (row["first_fence"], row["id"]),
+    )
+    ids: dict[str, list[str]] = {}
+    for row in sent:
+        ids.setdefault(row["host"], []).append(row["id"])
+    return [{"host": host, "ids": found[:limit]} for host, found in ids.items()]
 
 
 @models("end_doubts")

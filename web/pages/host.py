@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 from inventory import overview
 from inventory.access import Action
 from inventory.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed
+from inventory.facts import missing_commands
 from inventory.kind import NAME
 from inventory.kinds.component import TYPES
 from inventory.resource import Resource
@@ -73,6 +74,7 @@ async def _summary(host: Resource) -> dict[str, Any]:
     )
     unsettled = [each for each in placed.items if (each["status"] or {}).get("indicator") != "idle"]
     causes = await asyncio.gather(*(reasons("host-config", each) for each in unsettled[:20]))
+    missing, missing_since = missing_commands((host.get("facts") or {}).get("agent"))
     return {
         "placed": placed.items,
         "configs": await here.store.read_many("config", {each["config"] for each in placed.items}),
@@ -81,6 +83,8 @@ async def _summary(host: Resource) -> dict[str, Any]:
         "why_not": {each["id"]: cause for each, cause in zip(unsettled, causes, strict=False)},
         "lines": lines,
         "components": dict(components),
+        "missing": missing,
+        "missing_since": missing_since,
     }
 
 
