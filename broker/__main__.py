@@ -2,7 +2,7 @@
 
 Prints one line, `listening mqtts://HOST:PORT`, to standard output when clients can connect; everything else goes to standard error. Ends on
 SIGTERM or SIGINT within 5 s. Exit status 2, and one line that says what to do, where it can't start. `fleetward up` and `fleetward broker`
-start it.
+start it. `python -m broker config` prints the configuration of a broker of somebody's own (`broker.configuration`).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from broker import logs
+from broker import configuration, logs
 from broker.acl import Acl
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
@@ -33,7 +33,10 @@ _FOREIGN = ("amqtt", "transitions", "asyncio", "websockets", "passlib")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    options = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["config"]:
+        return configuration.main(given[1:])
+    options = parser().parse_args(given)
     _log_to_stderr(os.environ.get("FLEETWARD_LOG", "INFO"))
     _raise_file_limit()
     try:
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8883, help="0: chosen by the system")
     parser.add_argument("--secrets", type=Path, required=True, help="holds broker.crt, broker.key and ca.crt")
-    parser.add_argument("--data", type=Path, required=True, help="for what Mosquitto needs written")
+    parser.add_argument("--data", type=Path, required=True, help="for what it keeps: revoked certificates, and what Mosquitto needs")
     parser.add_argument("--topic-root", default=DEFAULT_ROOT)
     return parser
 
@@ -63,7 +66,7 @@ async def _run(options: argparse.Namespace) -> None:
     else:
         shrink_tls_buffers()
         tls = Tls(options.secrets / "broker.crt", options.secrets / "broker.key", options.secrets / "ca.crt")
-        broker = EmbeddedBroker(Rules.by_certificate(acl, tls))
+        broker = EmbeddedBroker(Rules.by_certificate(acl, tls), topics=acl.topics, kept=options.data / "revoked.json")
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)

@@ -27,8 +27,14 @@ class Class(StrEnum):
     INTEGRATION_SCOPED = "integration-scoped"
 
 
-SERVICES = ("svc-inventory", "svc-managers", "svc-web")
+BROKER = "svc-broker"
+"""Who runs a broker that is a program of its own, and tells it which certificates are taken back (`broker.following`)."""
+
+SERVICES = ("svc-inventory", "svc-managers", "svc-web", BROKER)
 """The common names of the services' certificates."""
+
+CONTROL = "$CONTROL/dynamic-security/v1"
+"""Where Mosquitto's dynamic-security plugin is told what to do; only `BROKER` may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +94,12 @@ class Acl:
     def _service(self, name: str) -> Grants:
         match name:
             case "svc-inventory":
-                return Grants(publish=self._inventory_publishes(), subscribe=(self.topics.uplinks(), self.topics.intents()))
+                hears = (self.topics.uplinks(), self.topics.intents(), self.topics.broker("ask"))
+                return Grants(publish=self._inventory_publishes(), subscribe=hears)
             case "svc-managers":
                 return Grants(publish=(self.topics.channel("down/command"),))
+            case "svc-broker":
+                return Grants(publish=(self.topics.broker("ask"),), subscribe=(self.topics.broker("revoked"),))
         return Grants()
 
     def _inventory_publishes(self) -> tuple[str, ...]:
@@ -101,6 +110,7 @@ class Acl:
             self.topics.events("+"),
             self.topics.notifications(),
             self.topics.replies("+"),
+            self.topics.broker("revoked"),
         )
 
     def _integration(self, name: str, *reads: str) -> Grants:
@@ -118,6 +128,8 @@ def mosquitto_acl(acl: Acl, integrations: Iterable[Identity] = ()) -> str:
         lines += ["", f"user {identity.name}"]
         lines += [f"topic write {topic}" for topic in grants.publish]
         lines += [f"topic read {topic}" for topic in grants.subscribe]
+        if identity.name.partition(".")[0] == BROKER:
+            lines.append(f"topic write {CONTROL}")
     devices = acl.device_pattern("%u")
     lines += ["", *(f"pattern write {topic}" for topic in devices.publish), *(f"pattern read {topic}" for topic in devices.subscribe)]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,9 @@ property that bare amqtt 0.12.1 lacks: run them to adopt another release.
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
@@ -26,8 +28,13 @@ from broker.filters import FilterIndex
 from broker.guard import Guard, Rules
 from broker.limits import Limits
 from broker.packets import Outgoing, Publish, connect
+from broker.revocations import Follower, RevocationList
+from broker.topics import Topics
 
 log = logging.getLogger(__name__)
+
+Told = Callable[[bytes], None]
+"""Takes the payload of a message that is for the broker itself, and for no client."""
 
 _LISTENER = "default"
 _REFUSED = 0x80
@@ -125,9 +132,10 @@ class _Link:
 class _Broker(Broker):  # type: ignore[misc]
     """amqtt's broker with the guard's decisions and an index for its routing."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, told: Mapping[str, Told]) -> None:
         super().__init__({"listeners": {_LISTENER: {"type": "external", "bind": "guard"}}, "plugins": {}})
         self._limits = limits
+        self._told = told
         self._links: dict[str, _Link] = {}
         self._index: FilterIndex[_Link] = FilterIndex()
 
@@ -140,6 +148,9 @@ class _Broker(Broker):  # type: ignore[misc]
             await self._forget(connection)
 
     def relay(self, source: Connection, publish: Publish) -> None:
+        if publish.topic in self._told:
+            self._told[publish.topic](publish.payload)
+            return
         self._route(publish, source)
         if publish.retain:
             self._retain(publish.topic, publish.payload, publish.qos)
@@ -254,15 +265,25 @@ class _Broker(Broker):  # type: ignore[misc]
 class EmbeddedBroker:
     """Guard and amqtt, started and ended together."""
 
-    def __init__(self, rules: Rules, limits: Limits | None = None) -> None:
+    def __init__(self, rules: Rules, limits: Limits | None = None, *, topics: Topics | None = None, kept: Path | None = None) -> None:
+        """`kept`: the file with the certificates that are revoked; without one nobody's is, which only tests want."""
         limits = limits or Limits()
-        self._broker = _Broker(limits)
+        self._follower = Follower(kept, lambda now, _: self.guard.revoke(now.serials)) if kept is not None else None
+        told = {(topics or Topics()).broker("revoked"): self._follower.take} if self._follower is not None else {}
+        self._broker = _Broker(limits, told)
         self.guard = Guard(rules, self._broker, limits)
         self.port = 0
         """Known once started."""
 
+    @property
+    def revoked(self) -> RevocationList:
+        """What it has been told is."""
+        return self._follower.known if self._follower is not None else RevocationList()
+
     async def start(self, host: str, port: int) -> int:
         """Returns the port. Raises OSError where host and port can't be listened on."""
+        if self._follower is not None:
+            self.guard.revoke(self._follower.restore().serials)
         await self._broker.start()
         try:
             self.port = self.guard.listen(host, port)

@@ -27,6 +27,7 @@ from broker.limits import Counters, Limits
 from broker.lobby import Lobby, Place
 from broker.packets import Connect, Malformed, Refusal
 from broker.refusals import Refusals
+from broker.revocations import plain_serial
 from broker.topics import TopicError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _TAKEOVER_S = 5.0
 
 _LOOK_S = 1.0
 """How often the files of TLS are looked at, in seconds, beside each new connection."""
+
+REVOKED = "its certificate is revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,12 @@ def identity_of(certificate: dict[str, object] | None) -> Identity | None:
     if not name or unit not in tuple(Class):
         return None
     return Identity(name, Class(unit))
+
+
+def serial_of(certificate: dict[str, object] | None) -> str:
+    """The serial number of a certificate as `ssl.SSLSocket.getpeercert` gives it, as lists of revoked ones have it; empty without one."""
+    found = (certificate or {}).get("serialNumber")
+    return plain_serial(found) if isinstance(found, str) else ""
 
 
 class Tls:
@@ -159,6 +168,7 @@ class Guard:
         self._lobby = Lobby(limits, lambda place: self._spawn(self._attend(place)), self._refuse)
         self._refusals = Refusals()
         self._clients: dict[str, Connection] = {}
+        self._revoked: frozenset[str] = frozenset()
         self._connections: Counter[str] = Counter()
         """By identity: with their successors, while they are taken over."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -194,6 +204,16 @@ class Guard:
                 log.warning("a CA is trusted no more; all connections end")
                 for connection in list(self._clients.values()):
                     connection.cut("a CA is trusted no more")
+
+    def revoke(self, serials: frozenset[str]) -> None:
+        """Refuse the certificates of these serial numbers, and no others, from now on; connections that have shown one end at once."""
+        self._revoked = serials
+        for connection in list(self._clients.values()):
+            if self._is_revoked(connection):
+                connection.cut(REVOKED)
+
+    def _is_revoked(self, connection: Connection) -> bool:
+        return serial_of(connection.certificate) in self._revoked
 
     async def close(self, within_s: float) -> None:
         """Accept no more, and end every connection."""
@@ -240,6 +260,8 @@ class Guard:
             raise TimeoutError("no CONNECT in time") from None
         if connection.closed.is_set():
             raise ConnectionError("closed before its CONNECT was answered")
+        if self._is_revoked(connection):
+            return Refused(Refusal.NOT_AUTHORIZED, REVOKED)
         return self._bounded(admit(connect, self._rules.identify(connection), self._rules.granting, self._limits))
 
     def _bounded(self, admission: Admitted | Refused) -> Admitted | Refused:

@@ -22,6 +22,9 @@ DOWNLINKS = ("down/ack", "down/resync", "down/checkpoint", "down/command", "down
 
 CHANNELS = frozenset(UPLINKS + DOWNLINKS)
 
+BROKER_CHANNELS = ("revoked", "ask")
+"""Between Inventory and whoever runs the broker: the certificates that are taken back, and the question for them."""
+
 _LEVEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -64,7 +67,14 @@ class ReplyTopic:
     correlation: str
 
 
-Topic = DeviceTopic | EventTopic | NotificationTopic | IntentTopic | ReplyTopic
+@dataclass(frozen=True, slots=True)
+class BrokerTopic:
+    """`{root}/v1/broker/{channel}`; `channel` is one of `BROKER_CHANNELS`."""
+
+    channel: str
+
+
+Topic = DeviceTopic | EventTopic | NotificationTopic | IntentTopic | ReplyTopic | BrokerTopic
 
 
 def shard_of(device: str) -> str:
@@ -101,6 +111,8 @@ class Topics:
                 return self._join("intents", integration, kind, id)
             case ReplyTopic(integration, correlation):
                 return self._join("replies", integration, correlation)
+            case BrokerTopic(channel):
+                return self.broker(channel)
         raise TopicError(f"{topic!r} is not a topic")
 
     def parse(self, text: str) -> Topic:
@@ -123,6 +135,8 @@ class Topics:
                 topic = IntentTopic(name, kind, id)
             case ["replies", name, correlation]:
                 topic = ReplyTopic(name, correlation)
+            case ["broker", channel]:
+                topic = BrokerTopic(channel)
             case _:
                 raise TopicError(f"{text!r} is not a topic of the contract")
         self.build(topic)
@@ -163,6 +177,12 @@ class Topics:
     def replies(self, integration: str) -> str:
         """Filter: the replies to one integration (`+`: to all)."""
         return f"{self.root}/{CONTRACT}/replies/{_level_or_all(integration)}/#"
+
+    def broker(self, channel: str) -> str:
+        """Topic and filter at once. Raises TopicError for what is no channel."""
+        if channel not in BROKER_CHANNELS:
+            raise TopicError(f"{channel!r} is not a channel of the broker")
+        return self._join("broker", channel)
 
     def _join(self, *levels: str) -> str:
         return "/".join((self.root, CONTRACT, *(_level(level) for level in levels)))

@@ -164,8 +164,16 @@ class Client:
                 return
 
     def items(self, collection: str, **query: str | None) -> list[Resource]:
-        """All of a collection that is no kind's: users, sessions, API tokens."""
-        return list(self._json("GET", f"/api/v1/{collection}", params=_given(query))["items"])
+        """All of a collection that is no kind's: users, sessions, API tokens, certificates; page by page where it has pages."""
+        found: list[Resource] = []
+        token: str | None = None
+        while True:
+            more = {} if token is None else {"page_token": token}
+            body = self._json("GET", f"/api/v1/{collection}", params=_given(query) | more)
+            found += body["items"]
+            token = body.get("next_page_token") or None
+            if token is None:
+                return found
 
     def get(self, collection: str, name: str) -> Resource:
         return self._json("GET", _path(collection, name))

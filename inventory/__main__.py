@@ -46,6 +46,7 @@ def _arguments() -> argparse.Namespace:
         "certificate", help="a service's certificate, with what else its role needs, for another machine or replica"
     )
     named.add_argument("name", help="svc-inventory, svc-managers or svc-web, with .2 to .8 for further replicas")
+    named.add_argument("--new-key", action="store_true", help="with another key, in the place of one that is to be revoked")
     named.add_argument("--out", metavar="DIR", type=Path, help="the secrets directory to make; without it, into the installation's own")
     commands.add_parser("rotate-command-key", help="another key to sign commands with; the one before is void from then on")
     keys = commands.add_parser("authority", help="CA and command root: how they stand, and their rotation")
@@ -90,7 +91,7 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
         case "migrate":
             await migrate(settings.database)
         case "certificate":
-            for path in Authority(settings.secrets).equip(options.name, options.out):
+            for path in Authority(settings.secrets).equip(options.name, options.out, anew=options.new_key):
                 print(path)
         case "authority":
             print(json.dumps(await _authority(settings, options)))

@@ -16,7 +16,7 @@ import hmac
 import json
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -32,7 +32,7 @@ from nacl.signing import SigningKey, VerifyKey
 from broker.acl import REPLICAS
 from broker.messages import ContractError, Delegation, KeyList, Mandate, Moment, decode_text, encode_text, now_text
 from inventory import arranging, certificates, keychain
-from inventory.certificates import BACK_DATED, Issued, Issuer
+from inventory.certificates import BACK_DATED, Issued, Issuer, Withdrawn
 from inventory.keychain import Keychain, key_id
 from inventory.secret_files import AuthorityError, Fresh, alone, read_raw_key, write_secret
 
@@ -41,7 +41,10 @@ SERVICE_LIFETIME = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=30)
 """A service's certificate, or the delegation, with less than this left is renewed at bootstrap."""
 
-SERVICES = ("svc-inventory", "svc-managers", "svc-web")
+SERVICES = ("svc-inventory", "svc-managers", "svc-web", "svc-broker")
+EARLIER = timedelta(minutes=5)
+"""How much older than now the first CRL is: of two of the same second OpenSSL goes by whichever it read first."""
+
 SERVERS = ("broker", "web")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -49,6 +52,7 @@ NEEDS = {
     "svc-inventory": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "command.key", "delegation.json", "audit.key"),
     "svc-managers": ("ca.crt", "command.key", "delegation.json"),
     "svc-web": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "session.key", "web.crt", "web.key"),
+    "svc-broker": ("ca.crt", "ca.crl", "broker.crt", "broker.key"),
 }
 """What of the secrets each role reads, beside its own certificate."""
 
@@ -164,6 +168,27 @@ class Authority:
         """Raises Invalid (`/csr`)."""
         return self._issue_client(csr_pem, name, "integration-scoped" if scoped else "integration", SERVICE_LIFETIME)
 
+    def revocation_lists(self, withdrawn: Sequence[Withdrawn], number: int) -> str:
+        """A CRL of each CA that is trusted, PEM; of one whose key is not in this process's secrets, the one that takes nothing back. Empty
+        where there is no CA's key at all: in a secrets directory of an earlier release."""
+        issuers, others = self._crl_issuers()
+        if not issuers:
+            return ""
+        signed = "".join(certificates.revocation_list(issuer, withdrawn, number) for issuer in issuers)
+        return signed + certificates.lists_of(others, self._first_lists())
+
+    def _crl_issuers(self) -> tuple[list[Issuer], list[x509.Certificate]]:
+        """The CAs that are trusted: those with their keys, and those whose key is not here."""
+        keys = [self._read_key(path.name) for path in sorted(self.directory.glob("ca*.key"))]
+        issuers, others = [], []
+        for certificate in x509.load_pem_x509_certificates(self._path("ca.crt").read_bytes()):
+            key = next((key for key in keys if key.public_key() == certificate.public_key()), None)
+            if key is None:
+                others.append(certificate)
+            else:
+                issuers.append(Issuer(certificate, key))
+        return issuers, others
+
     def bootstrap(self, advertised: Iterable[str] = ()) -> None:
         """Make what is missing, renew what nears its end or has another name now. Idempotent, one at a time. Raises AuthorityError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -185,6 +210,7 @@ class Authority:
         if self._path("keys.json").exists():
             arranging.settle(self.directory)
         self._ensure_ca()
+        self._ensure_crl()
         self._ensure_raw("channel-master.key")
         self._ensure_raw("session.key")
         self._ensure_raw("audit.key")
@@ -207,14 +233,17 @@ class Authority:
         """What time it is, by the clock that certificates are dated with."""
         return self._clock()
 
-    def equip(self, name: str, out: Path | None = None) -> list[Path]:
+    def equip(self, name: str, out: Path | None = None, *, anew: bool = False) -> list[Path]:
         """The certificate of a service or of one of its replicas (`svc-inventory.2`), renewed when it nears its end; with `out`, that
-        directory with all that this role needs and nothing more. The files. Raises AuthorityError."""
+        directory with all that this role needs and nothing more; `anew`: with another key, in the place of one that is to be revoked.
+        The files. Raises AuthorityError."""
         role = name.partition(".")[0]
         if name not in service_certificates():
             names = f"{', '.join(SERVICES)}, each with .2 to .{REPLICAS} for further replicas"
             raise AuthorityError(f"{name!r} is no service of this installation: there are {names}")
         with alone(self.directory):
+            if anew:
+                write_secret(self._path(f"{name}.key"), certificates.key_pem(certificates.new_key()))
             self._ensure_leaf(name, self._service_certificate(name), frozenset())
         found = [self._path(file) for file in (f"{name}.crt", f"{name}.key", *NEEDS[role])]
         if out is None or out.resolve() == self.directory.resolve():
@@ -223,6 +252,11 @@ class Authority:
         for path in found:
             write_secret(out / path.name, path.read_bytes())
         return [out / path.name for path in found]
+
+    def services_issued(self) -> list[tuple[str, Issued]]:
+        """The certificates of services that are here, by name."""
+        paths = {name: self._path(f"{name}.crt") for name in service_certificates()}
+        return [(name, certificates.as_issued(path.read_text())) for name, path in paths.items() if path.exists()]
 
     def delegate_anew(self) -> None:
         """After a restore: a delegation above any that devices may have seen since the backup, which voids what was signed before."""
@@ -301,6 +335,19 @@ class Authority:
             made = certificates.self_signed(self._read_key("ca.key"), name, self._clock())
             write_secret(self._path("ca.crt"), certificates.certificate_pem(made).encode())
         self._read_issuer()
+
+    def _ensure_crl(self) -> None:
+        """Lists that take nothing back, for a Mosquitto to start with: older than any that the Inventory service makes."""
+        issuers, others = self._crl_issuers()
+        held = self._first_lists()
+        if not certificates.has_lists_of([issuer.certificate for issuer in issuers], held):
+            number = int((self._clock() - EARLIER).timestamp())
+            fresh = "".join(certificates.revocation_list(issuer, (), number) for issuer in issuers)
+            write_secret(self._path("ca.crl"), (fresh + certificates.lists_of(others, held)).encode())
+
+    def _first_lists(self) -> bytes:
+        path = self._path("ca.crl")
+        return path.read_bytes() if path.exists() else b""
 
     def _ensure_raw(self, name: str) -> None:
         if not self._path(name).exists():

@@ -37,9 +37,16 @@ BEGIN
     LOOP
         EXECUTE format('DROP %s %s CASCADE', CASE thing.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, thing.name);
     END LOOP;
+    FOR thing IN
+        SELECT p.oid::regprocedure AS name FROM pg_proc p
+        WHERE p.pronamespace = 'public'::regnamespace
+          AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass)
+    LOOP
+        EXECUTE format('DROP FUNCTION %s CASCADE', thing.name);
+    END LOOP;
 END $$;
 """
-"""What stands in the database goes: everything of ours is a table or a sequence of the schema `public`."""
+"""What stands in the database goes: everything of ours is a table, a sequence or a function of the schema `public`, or goes with one."""
 
 LEFT_OUT = ("process_metrics",)
 """Tables whose rows nobody will miss."""

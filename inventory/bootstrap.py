@@ -14,6 +14,7 @@ from pathlib import Path
 from inventory import accounts, passwords, seals
 from inventory.authority import Authority
 from inventory.db import Database, migrate
+from inventory.revocation import note_services
 from inventory.secret_files import write_secret
 
 LOCK = 0x666C7764_0012
@@ -42,7 +43,9 @@ async def bootstrap(wanted: Wanted, now: datetime) -> str | None:
     try:
         async with _alone(db):
             await seals.ensure_key(db, wanted.secrets)
-            Authority(wanted.secrets).bootstrap(wanted.advertised)
+            authority = Authority(wanted.secrets)
+            authority.bootstrap(wanted.advertised)
+            await note_services(db, authority, now)
             password = await first_password(db, wanted.secrets, now)
             if wanted.admin_token_file is not None:
                 await admin_token(db, wanted.admin_token_file, now)

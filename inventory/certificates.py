@@ -1,4 +1,4 @@
-"""X.509 as this installation uses it: its CA's certificate, leaf certificates for the wire, and requests for them. Pure.
+"""X.509 as this installation uses it: its CA's certificate, leaf certificates for the wire, requests for them, and CRLs. Pure.
 
 Every key is EC P-256. A subject is CN = name and OU = class (`device`, `service`, `integration`, `integration-scoped`); what a requester
 writes into a CSR's subject or extensions counts for nothing, only its public key does. Validity begins 48 h before now, because device
@@ -11,9 +11,10 @@ import base64
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -30,6 +31,7 @@ CA_LIFETIME = timedelta(days=20 * 365)
 HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*")
 MAX_CSR_BYTES = 16 * 1024
 ORGANIZATION = "Fleetward"
+_CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 
 Key = ec.EllipticCurvePrivateKey
 
@@ -49,6 +51,36 @@ class Issuer:
 
     certificate: x509.Certificate
     key: Key
+
+
+class Why(StrEnum):
+    """Why a certificate is taken back."""
+
+    REVOKED = "revoked"
+    """A person has said so."""
+    SUPERSEDED = "superseded"
+    """Its machine has enrolled anew."""
+    UNTRUSTED = "untrusted"
+    """Its host is: until it is trusted again."""
+    DELETED = "deleted"
+    """Its host is, or is on its way."""
+
+
+_REASONS = {
+    Why.REVOKED: x509.ReasonFlags.privilege_withdrawn,
+    Why.SUPERSEDED: x509.ReasonFlags.superseded,
+    Why.UNTRUSTED: x509.ReasonFlags.certificate_hold,
+    Why.DELETED: x509.ReasonFlags.cessation_of_operation,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A certificate that is taken back: its serial number in hex, and whose it was (its common name)."""
+
+    serial: str
+    name: str
+    why: Why
 
 
 def new_key() -> Key:
@@ -95,6 +127,65 @@ def server(issuer: Issuer, key: ec.EllipticCurvePublicKey, names: Iterable[str],
     """A certificate to be connected to under these host names and addresses; the first is its CN."""
     names = list(names)
     return _leaf(issuer, key, _subject(names[0], "server"), ExtendedKeyUsageOID.SERVER_AUTH, names, now, lifetime)
+
+
+def revocation_list(issuer: Issuer, withdrawn: Iterable[Withdrawn], number: int) -> str:
+    """A CRL (RFC 5280 section 5), PEM. `number` is its number, and, in seconds since 1970, its time: of two lists OpenSSL goes by the later
+    one, to the second. It ends with the CA, because a broker whose list has ended refuses everybody; news is brought, not waited for."""
+    begins = datetime.fromtimestamp(number, UTC) - BACK_DATED
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject).last_update(begins)
+    builder = builder.next_update(begins + CA_LIFETIME).add_extension(x509.CRLNumber(number), critical=False)
+    subject_key = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key)
+    builder = builder.add_extension(authority, critical=False)
+    for one in withdrawn:
+        entry = x509.RevokedCertificateBuilder().serial_number(int(one.serial, 16)).revocation_date(begins)
+        builder = builder.add_revoked_certificate(entry.add_extension(x509.CRLReason(_REASONS[one.why]), critical=False).build())
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def as_issued(pem: str) -> Issued:
+    """A certificate that was handed out earlier. Raises ValueError for what is none."""
+    found = x509.load_pem_x509_certificate(pem.encode())
+    return Issued(pem, f"{found.serial_number:x}", found.not_valid_after_utc)
+
+
+def lists_of(authorities: Sequence[x509.Certificate], pem: bytes) -> str:
+    """The CRLs among these that these CAs have signed, PEM."""
+    kept = [crl for crl in _crls(pem) if any(_is_by(crl, authority) for authority in authorities)]
+    return "".join(crl.public_bytes(serialization.Encoding.PEM).decode() for crl in kept)
+
+
+def has_lists_of(authorities: Sequence[x509.Certificate], pem: bytes) -> bool:
+    """Whether there is a CRL of each of these CAs among these."""
+    found = _crls(pem)
+    return all(any(_is_by(crl, authority) for crl in found) for authority in authorities)
+
+
+def _crls(pem: bytes) -> list[x509.CertificateRevocationList]:
+    """Those that can be read: what is damaged is made anew."""
+    found = []
+    for block in _CRL.findall(pem):
+        try:
+            found.append(x509.load_pem_x509_crl(block))
+        except ValueError:
+            pass  # as if it were not there
+    return found
+
+
+def _is_by(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    try:
+        return crl.issuer == authority.subject and crl.is_signature_valid(_ec_key(authority))
+    except (TypeError, UnsupportedAlgorithm):
+        return False
+
+
+def _ec_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """Raises TypeError: no other is issued."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError("not an EC key")
+    return key
 
 
 def alternative_names(certificate: x509.Certificate) -> frozenset[str]:

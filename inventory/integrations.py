@@ -1,9 +1,10 @@
 """Integrations: other programs with a certificate of their own, which read events and, where allowed, publish intents.
 
-They are no resources and never published; that one was made stands in the audit. A name that is taken with another key is refused; the
-same name and key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears its end or the
-CA has changed. The list of names is kept in a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's
-class. Called by web (`POST /api/v1/integrations`) and by intents.
+They are no resources and never published; that one was made or deleted stands in the audit. A name that is taken with another key is
+refused; the same name and key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears
+its end or the CA has changed. One that is deleted has its certificates revoked, and its name is free again. The list of names is kept in
+a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web (`POST
+/api/v1/integrations`) and by intents.
 
 Source: contract.md sections 2 and 3.
 """
@@ -19,14 +20,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inventory import account_log, certificates
+from inventory import account_log, certificates, revocation
 from inventory.actor import Actor
 from inventory.authority import SERVICE_LIFETIME, Authority
 from inventory.certificates import Issuer
 from inventory.db import SQL, Connection, Database
-from inventory.errors import Conflict, Invalid, Problem
+from inventory.errors import Conflict, Invalid, NotFound, Problem
 from inventory.ids import new_id
 from inventory.resource import time_text
+from inventory.revocation import INTEGRATION
 from inventory.secret_files import write_secret
 
 RESERVED = ("svc-", "host-")
@@ -83,7 +85,8 @@ async def create(
             await account_log.record(tx, by, "integration", id, now, after=shown)
         else:
             row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
-        assert row is not None, "it was there a statement ago, and nothing deletes them"
+        if row is None:
+            raise Conflict(f"the integration {asked.name} was being deleted: ask again")
         _refuse_other(dict(row), key, asked)
         certificate = row["certificate"]
         if _is_due(authority, certificate, now):
@@ -91,8 +94,9 @@ async def create(
             certificate = issued.pem
             await account_log.record(tx, by, "integration", row["id"], now, before=before, after=shown)
             await tx.raw.execute("UPDATE integrations SET certificate = $2 WHERE name = $1", asked.name, certificate)
-        names = await tx.raw.fetch("SELECT name FROM integrations ORDER BY name")
-    write_list(authority.directory, [row["name"] for row in names])
+        await revocation.note(tx.raw, certificates.as_issued(certificate), asked.name, INTEGRATION, now)
+        names = await _names(tx.raw)
+    write_list(authority.directory, names)
     return {
         "name": asked.name,
         "write": asked.write,
@@ -111,6 +115,26 @@ def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:
     """Whether another one is to be made for the key: it has less than a third of its life left, or is not by the CA that issues now."""
     ends = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
     return ends - now < SERVICE_LIFETIME / 3 or not certificates.issued_by(authority.issuer, certificate)
+
+
+async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: Actor = SYSTEM) -> None:
+    """Its certificates are revoked, those before the present one too, and it may no longer speak. Raises NotFound, Unavailable."""
+    async with db.transaction() as tx:
+        row = await tx.raw.fetchrow("DELETE FROM integrations WHERE name = $1 RETURNING id, write, certificate", name)
+        if row is None:
+            raise NotFound(f"there is no integration {name!r}")
+        issued = certificates.as_issued(row["certificate"])
+        before = {"name": name, "write": row["write"], **_shown(row["certificate"])}
+        await account_log.record(tx, by, "integration", row["id"], now, before=before)
+        await revocation.note(tx.raw, issued, name, INTEGRATION, now)
+        serials = await tx.raw.fetch("SELECT serial FROM certificate WHERE name = $1 AND starts_with(unit, $2)", name, INTEGRATION)
+        await revocation.take_back(tx.raw, db, [row["serial"] for row in serials], now)
+        names = await _names(tx.raw)
+    write_list(secrets_dir, names)
+
+
+async def _names(connection: Connection) -> list[str]:
+    return [row["name"] for row in await connection.fetch("SELECT name FROM integrations ORDER BY name")]
 
 
 def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked: Request) -> None:

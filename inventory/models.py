@@ -17,6 +17,7 @@ __models__ = [
     tables.DeviceStream,
     tables.DeviceIdentity,
     tables.DeviceTrust,
+    tables.Certificate,
     tables.Poison,
     tables.DeviceLog,
     tables.IngestLease,

@@ -400,6 +400,55 @@ WITH ended AS (
 )
 SELECT host, name, expires_at FROM ended ORDER BY host;
 
+---------------------------------------------------------------------------------------------------------------- revocation
+
+-- name: note_certificate
+-- Of a service or an integration; those of devices are noted by a trigger. $1 serial, $2 name (CN), $3 unit (OU), $4 now, $5 its end
+INSERT INTO certificate (serial, name, unit, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (serial) DO NOTHING;
+
+-- name: find_certificates
+-- By serial, or of a name or of a host's name, that have not ended, locked. $1 serial or name, $2 now
+SELECT c.serial, c.name, c.unit
+FROM certificate c LEFT JOIN host h ON h.id = c.host
+WHERE (c.serial = $1 OR c.name = $1 OR h.name = $1) AND c.expires_at > $2
+ORDER BY c.serial FOR UPDATE OF c;
+
+-- name: revoke_certificates
+-- $1 serials, $2 now
+UPDATE certificate SET revoked_at = $2, reason = 'revoked' WHERE serial = ANY ($1::text[]) AND revoked_at IS NULL;
+
+-- name: revoke_identities
+-- Those whose certificate is one of these: their key gets no other. $1 serials, $2 now
+UPDATE device_identity SET revoked_at = $2 WHERE certificate_serial = ANY ($1::text[]) AND revoked_at IS NULL RETURNING host;
+
+-- name: certificates_by_serial
+-- $1 serials
+SELECT c.serial, c.name, c.unit, c.host, c.issued_at, c.expires_at, r.why
+FROM certificate c LEFT JOIN revoked_certificate r ON r.serial = c.serial WHERE c.serial = ANY ($1::text[]) ORDER BY c.serial;
+
+-- name: list_certificates
+-- Those that have not ended, and why they are taken back. $1 now, $2 after which serial, $3 how many
+SELECT c.serial, c.name, c.unit, c.host, c.issued_at, c.expires_at, r.why
+FROM certificate c LEFT JOIN revoked_certificate r ON r.serial = c.serial
+WHERE c.expires_at > $1 AND c.serial > $2 ORDER BY c.serial LIMIT $3;
+
+-- name: revoked_mark
+-- Differs where the list of revoked certificates does. $1 now
+SELECT concat(count(*), ' ', md5(string_agg(serial, ' ' ORDER BY serial))) FROM revoked_certificate WHERE expires_at > $1;
+
+-- name: revoked_certificates
+-- $1 now
+SELECT serial, name, why FROM revoked_certificate WHERE expires_at > $1 ORDER BY serial;
+
+-- name: next_list_number
+-- Seconds since 1970, and always more than the last one.
+INSERT INTO cursors (name, position) VALUES ('revocation', extract(epoch FROM clock_timestamp())::bigint)
+ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position + 1, EXCLUDED.position) RETURNING position;
+
+-- name: forget_certificates
+-- $1 those that ended before, $2 how many
+DELETE FROM certificate WHERE serial IN (SELECT serial FROM certificate WHERE expires_at < $1 ORDER BY serial LIMIT $2) RETURNING serial;
+
 --------------------------------------------------------------------------------------------------------- configs and hosts
 
 -- name: host_config_views
@@ -522,7 +571,8 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 -- was not taken yet is due within seconds, or was made so by a clock that has been put right since.
 -- $1 now, or NULL for this clock, $2 how many
 SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.first_fence, c.sends,
-       c.sent_session, h.presence, h.current_state AS host_state, s.session, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
+       c.sent_session, h.presence, s.session,
+       CASE WHEN h.desired_state IN ('untrusted', 'deleted') THEN h.desired_state ELSE h.current_state END AS host_state, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
        coalesce($1::timestamptz, clock_timestamp()) AS now
 FROM command c JOIN host h ON h.id = c.host LEFT JOIN device_stream s ON s.host = c.host LEFT JOIN device_identity di ON di.host = c.host
 WHERE c.state IN ('queued', 'sent', 'accepted', 'running') AND (c.due_at <= coalesce($1::timestamptz, clock_timestamp())
@@ -531,10 +581,14 @@ ORDER BY c.due_at LIMIT $2
 FOR UPDATE OF c SKIP LOCKED;
 
 -- name: rouse_commands
--- Commands whose device has begun another session since they were sent are due at once. $1 now, or NULL for this clock
+-- Commands whose device has begun another session since they were sent are due at once, and those that a device is not to get any more.
+-- $1 now, or NULL for this clock
 WITH clock AS (SELECT coalesce($1::timestamptz, clock_timestamp()) AS now)
-UPDATE command c SET due_at = clock.now FROM device_stream s, clock
-WHERE s.host = c.host AND c.state IN ('sent', 'accepted', 'running') AND c.due_at > clock.now AND s.session <> c.sent_session
+UPDATE command c SET due_at = clock.now
+FROM clock, host h LEFT JOIN device_stream s ON s.host = h.id LEFT JOIN device_identity di ON di.host = h.id
+WHERE h.id = c.host AND c.due_at > clock.now
+  AND (c.state IN ('sent', 'accepted', 'running') AND s.session <> c.sent_session
+       OR c.state IN ('queued', 'sent') AND (h.desired_state IN ('untrusted', 'deleted') OR di.revoked_at IS NOT NULL))
 RETURNING c.id;
 
 -- name: take_fences
@@ -557,14 +611,16 @@ UPDATE command c SET due_at = t.due_at FROM unnest($1::text[], $2::timestamptz[]
 -------------------------------------------------------------------------------------------------------------------- ingest
 
 -- name: device_keys
--- What the channel keys of devices are made with; revoked devices have none. $1 hosts
-SELECT host, incarnation FROM device_identity WHERE host = ANY ($1::text[]) AND revoked_at IS NULL;
+-- What the channel keys of devices are made with; those that are not to be heard have none. $1 hosts
+SELECT i.host, i.incarnation FROM device_identity i JOIN host h ON h.id = i.host AND h.desired_state NOT IN ('untrusted', 'deleted')
+WHERE i.host = ANY ($1::text[]) AND i.revoked_at IS NULL;
 
 -- name: lock_streams
 -- Where devices stand, locked in one order for everybody until the commit. $1 hosts
 SELECT s.host, s.epoch, s.seq, s.session, s.session_since, s.boot_id, s.retired, s.retired_epochs, s.keepalive_s, s.heartbeat_s, s.flaps,
        i.incarnation, i.fence
 FROM device_stream s JOIN device_identity i ON i.host = s.host AND i.revoked_at IS NULL
+     JOIN host h ON h.id = s.host AND h.desired_state NOT IN ('untrusted', 'deleted')
 WHERE s.host = ANY ($1::text[])
 ORDER BY s.host
 FOR UPDATE OF s;
@@ -599,7 +655,7 @@ WITH beat AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[], $5::float8[]) AS t (host, session, uptime_s, unacked, age_s)
 ), known AS (
     SELECT b.*, coalesce(s.session = b.session, false) AS current, h.presence
-    FROM beat b JOIN device_stream s ON s.host = b.host JOIN host h ON h.id = b.host
+    FROM beat b JOIN device_stream s ON s.host = b.host JOIN host h ON h.id = b.host AND h.desired_state NOT IN ('untrusted', 'deleted')
          JOIN device_identity i ON i.host = b.host AND i.revoked_at IS NULL
     ORDER BY b.host
 ), written AS (
@@ -694,7 +750,7 @@ DELETE FROM poison p USING (
 -- name: silent_hosts
 -- Hosts that are taken for connected and have been silent for so long that they are not: one missed heartbeat is stale, three are offline.
 -- Silence counts only while a replica has been listening to the shard. `wanted` is the presence that a host should have. Times in the future
--- were written by a clock that has been put right since, and count for nothing.
+-- were written by a clock that has been put right since, and count for nothing. Who is not heard any more is offline at once.
 WITH listening AS (
     SELECT shard, subscribed_since FROM ingest_lease WHERE subscribed_since IS NOT NULL AND until > now()
 ), quiet AS (
@@ -706,8 +762,10 @@ WITH listening AS (
     JOIN device_stream s ON s.host = h.id
     JOIN listening l ON l.shard = left(encode(sha256(convert_to(h.id, 'UTF8')), 'hex'), 2)
     LEFT JOIN device_liveness dl ON dl.host = h.id
-    WHERE h.presence IN ('online', 'stale')
+    WHERE h.presence IN ('online', 'stale') AND h.desired_state NOT IN ('untrusted', 'deleted')
 )
+SELECT id, 'offline' AS wanted FROM host WHERE desired_state IN ('untrusted', 'deleted') AND presence IN ('online', 'stale')
+UNION ALL
 SELECT id, CASE WHEN silent_s > 3 * heartbeat_s + 5 THEN 'offline' ELSE 'stale' END AS wanted
 FROM quiet
 WHERE silent_s > 3 * heartbeat_s + 5 OR (presence = 'online' AND silent_s > 1.1 * heartbeat_s + 5)

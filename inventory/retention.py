@@ -26,6 +26,9 @@ PORTION = 500
 MOST = 200_000
 """Rows of one table in one round, so that a round ends even after retention was shortened from a year to a day; the next goes on."""
 
+CERTIFICATES = timedelta(days=90)
+"""Certificates after their end: whose one was is asked long after it could be used."""
+
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -69,6 +72,7 @@ async def clean(store: Store, keep: Retention, now: datetime, sealer: Sealer | N
         "notifications": await _notifications(store, now - keep.notifications),
         "logs": await _in_portions(lambda: _rows(store, "trim_logs", now - keep.logs)),
         "poison": await _in_portions(lambda: _rows(store, "trim_old_poison", now - keep.poison)),
+        "certificates": await _in_portions(lambda: _rows(store, "forget_certificates", now - CERTIFICATES)),
     }
     if sealer is not None:
         await changes.trim(store.db, now - keep.changes, sealer.anchor)

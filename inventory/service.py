@@ -23,7 +23,7 @@ from broker.client import NotConnected, Received, Session, SessionDown, SessionU
 from broker.client import Settings as BrokerSettings
 from broker.heap import keep_trimmed
 from broker.messages import BY_SUFFIX
-from broker.topics import UPLINKS, DeviceTopic, IntentTopic
+from broker.topics import UPLINKS, BrokerTopic, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
 from inventory import endings, metrics, retention, telemetry
 from inventory.asked import RETRY_AFTER_S, Asked
@@ -42,6 +42,7 @@ from inventory.metrics import METER
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
 from inventory.replica import certificate_name
+from inventory.revocation_list import Teller
 from inventory.seals import Sealer
 from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
@@ -92,6 +93,7 @@ class Service:
         self.leases = Leases(db, settings.topics, self.session, name, settings.lease_s, self.ingest.forget)
         self._telemetry = telemetry.Publisher(db, telemetry.process_name("inventory", settings.replica), self._look)
         self._publisher = Publisher(db, settings.topics, self._publish, self.session.connected)
+        self._teller = Teller(db, authority, self._tell_brokers, lambda: self.session.connections, utcnow)
         self._intents = Intents(self._store, settings.topics, self._reply)
         self._asked = Asked()
         self._told = Recently(TELL_S, limit=1000)
@@ -109,6 +111,7 @@ class Service:
             "presence": lambda: _every(self._settings.sweep_s, self._sweep),
             "publisher": self._publisher.run,
             "intents": self._listen,
+            "revocation": self._revoke,
             "numbers": lambda: _every(TELL_S, self._tell),
             "metrics": self._telemetry.run,
             "housekeeping": lambda: _every(HOUSEKEEPING_S, self._clean),
@@ -138,6 +141,9 @@ class Service:
             await self.session.publish(topic, payload)
         except NotConnected as error:
             raise Undelivered(str(error)) from error
+
+    async def _tell_brokers(self, payload: bytes) -> None:
+        await self._publish(self._settings.topics.broker("revoked"), payload)
 
     async def _reply(self, topic: str, payload: bytes) -> None:
         """Lost with its connection, it is had again by the same intent."""
@@ -179,6 +185,8 @@ class Service:
                     inbound.append(Inbound(device, channel, message.text, message.payload, at))
                 case IntentTopic() as topic:
                     self._ask(topic, message.payload)
+                case BrokerTopic("ask"):
+                    self._teller.ask()
                 case _ if self._told.first(message.text, mono):
                     log.warning("message on a topic that is none", extra={"topic": message.text[:256]})
         return inbound
@@ -228,6 +236,14 @@ class Service:
             except Unavailable as error:
                 log.warning("intent waits for the database", extra={"integration": topic.integration, "error": str(error)})
                 await asyncio.sleep(RETRY_S)
+
+    async def _revoke(self) -> None:
+        """Tell brokers which certificates are revoked; one of an earlier release keeps us from hearing its question, and has none."""
+        try:
+            await self.session.subscribe(self._settings.topics.broker("ask"))
+        except SubscriptionRefused as error:
+            log.warning("the broker refuses a subscription", extra={"error": str(error)})
+        await self._teller.run()
 
     def _look(self) -> None:
         """Gauges, at the moment that they are published."""

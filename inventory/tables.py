@@ -187,6 +187,25 @@ class DeviceTrust(Model):
         table = "device_trust"
 
 
+class Certificate(Model):
+    """A certificate that was issued: to whom (`name` is its CN, `unit` its OU), for which host, until when, since when it is taken back.
+
+    `host` becomes null when the host goes: a device's certificate without one is nobody's any more. `reason`: revoked or superseded; what a
+    host's state takes back stands in its host, and in the view `revoked_certificate`."""
+
+    serial = CharField(max_length=64, primary_key=True)
+    name = CharField(max_length=255)
+    unit = CharField(max_length=32)
+    host = CharField(max_length=64, null=True)
+    issued_at = DatetimeField()
+    expires_at = DatetimeField()
+    revoked_at = DatetimeField(null=True)
+    reason = CharField(max_length=16, null=True)
+
+    class Meta:
+        table = "certificate"
+
+
 class Poison(Model):
     """A message of a device whose body could not be used, set aside with its error."""
 

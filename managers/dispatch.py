@@ -9,6 +9,7 @@ Source: design.md section 4 (Commands), contract.md section 3.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,7 +38,7 @@ RECHECK = timedelta(seconds=5)
 GRACE = timedelta(seconds=30)
 """Beyond the last moment at which a run may end, for its result to arrive."""
 POLL_S = 1.0
-"""How often an idle dispatcher looks: for deadlines, new sessions, and commands that other replicas made."""
+"""How often a dispatcher looks: for new sessions and hosts that are trusted no more, and, where it is idle, for what else is due."""
 AWAY_S = 1.0
 
 
@@ -131,8 +132,12 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled. Database and broker may go and come back."""
+        roused = time.monotonic()
         while True:
             self._wake.clear()
+            if time.monotonic() - roused >= POLL_S:
+                await self._rouse()
+                roused = time.monotonic()
             try:
                 busy = await self.step() >= BATCH
             except Unavailable as error:
@@ -147,7 +152,7 @@ class Dispatcher:
             async with asyncio.timeout(POLL_S):
                 await self._wake.wait()
         except TimeoutError:
-            await self._rouse()
+            pass  # time to look
 
     async def _rouse(self) -> None:
         try:

@@ -25,7 +25,7 @@ from inventory.readmission import Readmission
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, provider_sign_in, signin
-from web.api import account, api_tokens, audit, enrollment, events, integrations, meta, resources, sessions, users
+from web.api import account, api_tokens, audit, certificates, enrollment, events, integrations, meta, resources, sessions, users
 from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
@@ -43,6 +43,7 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     meta.blueprint,
     enrollment.blueprint,
     integrations.blueprint,
+    certificates.blueprint,
     users.blueprint,
     api_tokens.blueprint,
     sessions.blueprint,

@@ -9,7 +9,7 @@ from typing import Any
 from inventory.kind import USER, Kind
 from inventory.kinds import KINDS
 from web.api.issued import ISSUED
-from web.api.parameters import AUDIT, AUDIT_EXPORT, DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
+from web.api.parameters import AUDIT, AUDIT_EXPORT, DELETE, EVENTS, HISTORY, LIST, PAGE, STREAM, WRITE
 from web.openapi_accounts import ACCOUNT_SCHEMAS, account_paths
 from web.openapi_parts import IF_MATCH as _IF_MATCH
 from web.openapi_parts import JSON, PROBLEMS, Operation
@@ -177,7 +177,7 @@ def _meta_paths() -> dict[str, dict[str, Operation]]:
     }
 
 
-def _access_paths() -> dict[str, dict[str, Operation]]:
+def _access_paths() -> dict[str, dict[str, Any]]:
     credentials = {type: {"schema": reference("Credentials")} for type in (JSON, "application/x-www-form-urlencoded")}
     signed_in = {
         "200": _given("Signed in; sets the session cookie.", reference("Identity")),
@@ -204,6 +204,30 @@ def _access_paths() -> dict[str, dict[str, Operation]]:
         "/api/v1/enroll": {"post": enroll},
         "/api/v1/renew": {"post": renew},
         "/api/v1/integrations": _integrations(),
+        "/api/v1/integrations/{name}": {
+            "parameters": [{**_REF, "name": "name", "description": "Its name."}],
+            "delete": _operation("deleteIntegration", "access", "Take its certificate back.", {"204": {"description": "It is out."}}, 404),
+        },
+        "/api/v1/certificates": {
+            "get": _operation(
+                "listCertificates",
+                "access",
+                "The certificates that have not ended, and which of them are taken back.",
+                {"200": _given("A page.", reference("CertificatePage"))},
+                parameters=_query(PAGE),
+            )
+        },
+        "/api/v1/certificates/{ref}:revoke": {
+            "parameters": [{**_REF, "description": "A serial number, or a name (a service's, a host's) for all that it has."}],
+            "post": _operation(
+                "revokeCertificate",
+                "access",
+                "Take a certificate back: its connection ends within seconds.",
+                {"200": _given("What is revoked.", reference("CertificatePage"))},
+                404,
+                409,
+            ),
+        },
     }
 
 

@@ -124,6 +124,22 @@ def _array(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+_CERTIFICATE = _plain(
+    "A certificate that was issued and has not ended.",
+    "serial name class host issued_at expires_at revoked",
+    serial={"type": "string", "description": "In hex."},
+    name={"type": "string", "description": "Whose it is: its common name."},
+    **{"class": {"type": "string", "enum": ["device", "service", "integration", "integration-scoped"]}},
+    host={"type": ["string", "null"], "description": "Of a device, its host; null once that is gone."},
+    issued_at=_TIME,
+    expires_at=_TIME,
+    revoked={
+        "type": ["string", "null"],
+        "enum": ["revoked", "superseded", "untrusted", "deleted", None],
+        "description": "Why it is taken back: somebody said so, its machine enrolled anew, or what its host is.",
+    },
+)
+
 GENERAL: dict[str, Schema] = {
     "Problem": _plain(
         "RFC 9457. `errors` names each wrong member by its JSON pointer, or a query parameter or header by its name.",
@@ -279,4 +295,5 @@ GENERAL: dict[str, Schema] = {
     "IntegrationPage": _plain(
         "The programs.", "items", items=_array(_plain("One.", "name write created_at", name=_TEXT, write=_TEXT, created_at=_TIME))
     ),
+    "CertificatePage": _plain("Certificates.", "items", items=_array(_CERTIFICATE), next_page_token=_TEXT),
 }

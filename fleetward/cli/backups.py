@@ -1,9 +1,9 @@
-"""`fleetward backup` and `restore`, `certificate create` for the secrets of a replica, and the rotation of the command key."""
+"""`fleetward backup` and `restore`."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import click
 
@@ -14,7 +14,6 @@ from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import talk
 from fleetward.cli.terminal import echo
 from fleetward.layout import DataDir, default_data_dir
-from fleetward.services import modules
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,41 +85,3 @@ def place_given(data_dir: Path | None, database: str | None, secrets: Path | Non
     if database is None or secrets is None:
         raise CommandError("--database and --secrets belong together: give both, or --data-dir", Exit.USAGE)
     return Place(database, secrets)
-
-
-@click.group()
-def certificate() -> None:
-    """Certificates of the services themselves."""
-
-
-@certificate.command(name="create")
-@click.argument("name", metavar="SERVICE")
-@click.option("--secrets", envvar="FLEETWARD_SECRETS", type=click.Path(file_okay=False, path_type=Path), help="The installation's secrets.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="A secrets directory for that replica alone, to be carried there."
-)
-def create_certificate(name: str, secrets: Path | None, out: Path | None) -> None:
-    """Issue the certificate of a service's replica, such as svc-inventory.2, where the CA's key is; again: renew it."""
-    _become(_with(secrets, "ca.key"), "certificate", name, *(("--out", str(out.absolute())) if out else ()))
-
-
-@certificate.command(name="rotate-command-key")
-@click.option("--secrets", envvar="FLEETWARD_SECRETS", type=click.Path(file_okay=False, path_type=Path), help="The installation's secrets.")
-def rotate_command_key(secrets: Path | None) -> None:
-    """Replace the key that signs commands; the one before is void on every device from its next message on. Nothing is started again."""
-    _become(_with(secrets, "command-root.key"), "rotate-command-key")
-
-
-def _with(secrets: Path | None, needed: str) -> Path:
-    """The secrets directory that holds what is needed. Raises CommandError."""
-    where = secrets or DataDir(default_data_dir(os.environ)).secrets
-    if not (where / needed).exists():
-        raise CommandError(f"{where} has no {needed}: run this where the installation's secrets are, or give --secrets", Exit.USAGE)
-    return where
-
-
-def _become(secrets: Path, *words: str) -> NoReturn:
-    """Inventory reads the secrets before it looks at the command; the database is not asked."""
-    environment = os.environ | {"FLEETWARD_SECRETS": str(secrets), "FLEETWARD_DATABASE": "postgresql://not-used"}
-    command = [*modules("inventory"), *words]
-    os.execvpe(command[0], command, environment)

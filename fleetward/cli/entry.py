@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import accounts, apply, audit, authority, backups, doctor, events, resources, run, tokens, wait
+from fleetward.cli import accounts, apply, audit, authority, backups, certificates, doctor, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.cli.terminal import echo
@@ -40,7 +40,7 @@ COMMANDS: tuple[click.Command, ...] = (
     doctor.doctor,
     backups.back_up,
     backups.restore,
-    backups.certificate,
+    certificates.certificate,
     authority.authority,
 )
 

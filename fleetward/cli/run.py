@@ -89,13 +89,53 @@ def _role(name: str, doc: str, module: str, *fixed: str, database_here: Callable
     return role
 
 
-@click.command(context_settings=_HANDED_ON)
-@click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", required=True, help="Certificates and keys.")
-@click.option("--topic-root", envvar="FLEETWARD_TOPIC_ROOT", default="fleet", show_default=True, help="The first level of all topics.")
-@click.argument("more", nargs=-1, type=click.UNPROCESSED)
-def broker(secrets: str, topic_root: str, more: tuple[str, ...]) -> None:
-    """Run the MQTT broker: --kind embedded|mosquitto, --host, --port, --data."""
-    _become((*modules("broker"), "--secrets", secrets, "--topic-root", topic_root, *more), dict(os.environ))
+class _RunsByDefault(click.Group):
+    """`fleetward broker --host …` is `fleetward broker run --host …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        wanted = args[:1] and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if wanted else ["run", *args])
+
+
+@click.group(cls=_RunsByDefault)
+def broker() -> None:
+    """The MQTT broker: run one, or print the configuration of one of your own."""
+
+
+def _broker_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.argument("more", nargs=-1, type=click.UNPROCESSED),
+        click.option(
+            "--topic-root", envvar="FLEETWARD_TOPIC_ROOT", default="fleet", show_default=True, help="The first level of all topics."
+        ),
+        click.option("--secrets", envvar="FLEETWARD_SECRETS", metavar="DIR", help="Certificates and keys; else those of the local `up`."),
+    ):
+        command = option(command)
+    return command
+
+
+@broker.command(name="run", context_settings=_HANDED_ON)
+@_broker_options
+def run_broker(secrets: str | None, topic_root: str, more: tuple[str, ...]) -> None:
+    """Run the MQTT broker, which is what `fleetward broker` does by itself: --kind embedded|mosquitto, --host, --port, --data."""
+    _become((*modules("broker"), "--secrets", _secrets(secrets), "--topic-root", topic_root, *more), dict(os.environ))
+
+
+@broker.command(name="config", context_settings=_HANDED_ON)
+@click.argument("kind", type=click.Choice(["mosquitto", "emqx"]))
+@_broker_options
+def broker_config(kind: str, secrets: str | None, topic_root: str, more: tuple[str, ...]) -> None:
+    """Print the complete configuration of a broker of your own, with the rules of this installation: --host, --port, --user, --data (where
+    its files will be), --out DIR (write them there)."""
+    given = ("--secrets", _secrets(secrets), "--topic-root", topic_root, *more)
+    _become((*modules("broker"), "config", kind, *given), dict(os.environ))
+
+
+def _secrets(given: str | None) -> str:
+    found = Path(given) if given else DataDir(default_data_dir(os.environ)).secrets
+    if not found.exists():
+        raise CommandError(f"{found} is not there: give --secrets, or start `fleetward up` once", Exit.USAGE)
+    return str(found.absolute())
 
 
 def _become(command: tuple[str, ...], environment: dict[str, str]) -> None:

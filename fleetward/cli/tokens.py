@@ -1,4 +1,4 @@
-"""Ways in: `token create` for devices, `integration create` for other programs."""
+"""Ways in: `token create` for devices, `integration create` for other programs, and `integration delete`."""
 
 import contextlib
 import os
@@ -107,6 +107,15 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
     except ValueError as error:
         raise CommandError(f"{out / 'client.key'}: {error}", Exit.USAGE) from None
     echo(str(out))
+
+
+@integration.command(name="delete")
+@click.argument("name")
+@connected
+def delete_integration(session: Session, name: str) -> None:
+    """Take a program's certificate back: its connection ends within 5 s, what it asks is refused, and its name is free again."""
+    session.client.delete("integrations", name)
+    talk(f"{name} is out")
 
 
 @contextlib.contextmanager

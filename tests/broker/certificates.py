@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from broker.acl import Class
+from broker.acl import BROKER, Class
 
 
 class CertFactory:
-    """Writes `ca.crt`, `broker.{crt,key}` and, on demand, `{name}.{crt,key}` into a directory, laid out as secrets are."""
+    """Writes `ca.crt`, `ca.crl`, `broker.{crt,key}` and, on demand, `{name}.{crt,key}` into a directory, laid out as secrets are."""
 
     def __init__(self, directory: Path, name: str = "Test CA") -> None:
         self.directory = directory
@@ -22,7 +22,9 @@ class CertFactory:
         self._ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         ca = self._builder(self._ca_name, self._ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self._write("ca", ca.sign(self._ca_key, hashes.SHA256()), self._ca_key)
+        (self.directory / "ca.crl").write_text(self.crl(0))
         self.broker()
+        self.client(BROKER, Class.SERVICE)
 
     def broker(self) -> None:
         """Make the broker's certificate, anew if there is one."""
@@ -31,6 +33,20 @@ class CertFactory:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
         certificate = self._builder(subject, key).add_extension(x509.SubjectAlternativeName(names), critical=False)
         self._write("broker", certificate.sign(self._ca_key, hashes.SHA256()), key)
+
+    def crl(self, number: int, *names: str) -> str:
+        """The CA's word that these clients' certificates are taken back; the higher number counts."""
+        begins = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2) + datetime.timedelta(seconds=number)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._ca_name).last_update(begins)
+        builder = builder.next_update(begins + datetime.timedelta(days=30))
+        for name in names:
+            entry = x509.RevokedCertificateBuilder().serial_number(int(self.serial(name), 16)).revocation_date(begins)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def serial(self, name: str) -> str:
+        """Of a client's certificate, in hex."""
+        return f"{x509.load_pem_x509_certificate((self.directory / f'{name}.crt').read_bytes()).serial_number:x}"
 
     def client(self, name: str, kind: Class | str, ends_h: float = 24) -> tuple[Path, Path]:
         """Certificate and key of a client, made once a name; it ends in so many hours."""

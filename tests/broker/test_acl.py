@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from broker.acl import SERVICES, Acl, Class, Identity, emqx_rules, mosquitto_acl
-from broker.topics import CHANNELS, DeviceTopic, EventTopic, IntentTopic, NotificationTopic, ReplyTopic, TopicError, Topics
+from broker.acl import SERVICES, Acl, Class, Identity, _service_certificates, emqx_rules, mosquitto_acl
+from broker.topics import CHANNELS, BrokerTopic, DeviceTopic, EventTopic, IntentTopic, NotificationTopic, ReplyTopic, TopicError, Topics
 
 T = Topics()
 ACL = Acl(T)
 DEVICE = Identity("host-a", Class.DEVICE)
-INVENTORY, MANAGERS, WEB = (Identity(name, Class.SERVICE) for name in SERVICES)
+INVENTORY, MANAGERS, WEB, BROKER = (Identity(name, Class.SERVICE) for name in SERVICES)
 OPEN, SCOPED = Identity("erp", Class.INTEGRATION), Identity("line4", Class.INTEGRATION_SCOPED)
-EVERYONE = (DEVICE, INVENTORY, MANAGERS, WEB, OPEN, SCOPED)
+EVERYONE = (DEVICE, INVENTORY, MANAGERS, WEB, BROKER, OPEN, SCOPED)
 GOLDEN = Path(__file__).parents[1] / "golden" / "broker"
 
 
@@ -39,6 +39,23 @@ def test_who_hears_devices() -> None:
     """Inventory alone, all of them or a shard at a time."""
     for filter_ in (T.uplinks(), T.uplinks("a7")):
         assert {identity.name for identity in EVERYONE if ACL.may_subscribe(identity, filter_)} == {"svc-inventory"}
+
+
+def test_what_is_revoked_is_told_to_the_broker_alone() -> None:
+    """By Inventory, which the broker may ask; nobody else tells it, hears it or asks."""
+    for channel, speaker, hearer in (("revoked", "svc-inventory", "svc-broker"), ("ask", "svc-broker", "svc-inventory")):
+        topic = T.build(BrokerTopic(channel))
+        assert {i.name for i in EVERYONE if ACL.may_publish(i, topic)} == {speaker}
+        assert {i.name for i in EVERYONE if ACL.may_subscribe(i, topic)} == {hearer}
+
+
+def test_only_the_broker_s_identity_controls_mosquitto() -> None:
+    """Whoever may publish there could cut anybody, or let anybody in."""
+    text = mosquitto_acl(ACL, [SCOPED, OPEN])
+    sections = {part.split("\n")[0]: part for part in text.split("\nuser ")[1:]}
+    controlling = {name for name, part in sections.items() if "$CONTROL" in part}
+    assert controlling == {identity.name for identity in _service_certificates() if identity.name.startswith("svc-broker")}
+    assert "$" not in text.split("pattern", 1)[1]
 
 
 def test_events_and_notifications() -> None:

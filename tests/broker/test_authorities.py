@@ -28,9 +28,10 @@ class Changing:
         self.made: list[Wire] = []
 
     def trust(self, *authorities: CertFactory) -> None:
-        fresh = self.secrets / "ca.new"
-        fresh.write_text("".join((each.directory / "ca.crt").read_text() for each in authorities))
-        fresh.replace(self.secrets / "ca.crt")
+        for name in ("ca.crl", "ca.crt"):
+            fresh = self.secrets / "ca.new"
+            fresh.write_text("".join((each.directory / name).read_text() for each in authorities))
+            fresh.replace(self.secrets / name)
 
     async def admitted(self, by: CertFactory, name: str) -> Wire | None:
         """A client with a certificate by this CA; None where it is not let in. By whom the broker's own is does not matter here."""

@@ -4,25 +4,18 @@ The attacker tries publish, subscribe (exact, `+`, `#`, `$share`) and Will; spie
 rightful senders publish what the attacker must not hear. A last message on each spy's and the attacker's own topic ends the waiting.
 """
 
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from broker.acl import Acl, Class
-from broker.embedded import EmbeddedBroker
-from broker.guard import Rules, Tls
-from broker.mosquitto import Mosquitto
+from broker.acl import Class
 from broker.packets import Will
 from broker.topics import DeviceTopic, EventTopic, IntentTopic, NotificationTopic, ReplyTopic, Topics
-from tests.broker.certificates import CertFactory
+from tests.broker.conftest import Place
 from tests.broker.wire import Wire, publish
 
 T = Topics()
-INTEGRATIONS = [{"name": "erp", "scoped": False}, {"name": "mes", "scoped": False}, {"name": "line4", "scoped": True}]
-
 UP, DOWN, COMMAND = (T.build(DeviceTopic("host-b", channel)) for channel in ("up/facts", "down/ack", "down/command"))
 EVENT, COPY = T.build(EventTopic("host", "host-b")), T.build(EventTopic("host", "host-b", "line4"))
 NOTE, INTENT, REPLY = T.build(NotificationTopic("error")), T.build(IntentTopic("erp", "host", "host-b")), T.build(ReplyTopic("erp", "c1"))
@@ -58,41 +51,20 @@ class Stage:
         return payloads
 
 
-@pytest.fixture(params=["embedded", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
-async def stage(request: pytest.FixtureRequest, certs: CertFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    acl, secrets = Acl(T), certs.directory
-    broker: EmbeddedBroker | Mosquitto
-    if request.param == "embedded":
-        broker = EmbeddedBroker(Rules.by_certificate(acl, Tls(secrets / "broker.crt", secrets / "broker.key", secrets / "ca.crt")))
-    else:
-        listed = secrets.parent / "broker" / "integrations.json"
-        listed.parent.mkdir(exist_ok=True)
-        listed.write_text(json.dumps(INTEGRATIONS))
-        broker = Mosquitto(acl, secrets=secrets, data=tmp_path)
-    port = await broker.start("127.0.0.1", 0)
-    made: list[Wire] = []
-
-    def connect(name: str, kind: Class) -> Wire:
-        made.append(Wire("127.0.0.1", port, certs.client_context(name, kind)))
-        return made[-1]
-
+@pytest.fixture
+async def stage(place: Place) -> Stage:
     people = {
-        "inventory": connect("svc-inventory", Class.SERVICE),
-        "managers": connect("svc-managers", Class.SERVICE),
-        "device": connect("host-b", Class.DEVICE),
-        "erp": connect("erp", Class.INTEGRATION),
-        "line4": connect("line4", Class.INTEGRATION_SCOPED),
+        "inventory": await place.connected("svc-inventory", Class.SERVICE),
+        "managers": await place.connected("svc-managers", Class.SERVICE),
+        "device": await place.connected("host-b"),
+        "erp": await place.connected("erp", Class.INTEGRATION),
+        "line4": await place.connected("line4", Class.INTEGRATION_SCOPED),
     }
-    for name, wire in people.items():
-        assert await wire.connect("host-b" if name == "device" else name) == 0
     await people["inventory"].subscribe(T.uplinks(), T.intents())
     await people["device"].subscribe(T.downlinks("host-b"))
     await people["erp"].subscribe(T.events(), T.notifications(), T.replies("erp"))
     await people["line4"].subscribe(T.events("line4"), T.replies("line4"))
-    yield Stage(connect, **people)
-    for each in made:
-        await each.abort()
-    await broker.stop()
+    return Stage(place.client, **people)
 
 
 async def attacker(stage: Stage, kind: Class, will: Will | None = None) -> tuple[Wire, int]:

@@ -57,7 +57,7 @@ def memory(pid: int) -> int:
 def test_the_configuration_is_the_golden_one() -> None:
     """Every line of it is a promise: certificates only, identity from them, bounds, nothing kept."""
     golden = Path(__file__).parents[1] / "golden" / "broker" / "mosquitto.conf"
-    assert render(Files(Path("/d/secrets"), Path("/d/broker")), "127.0.0.1", 8883, "fleet") == golden.read_text()
+    assert render(Files(Path("/d/secrets"), Path("/d/broker")), "127.0.0.1", 8883, "fleet", "/usr/lib/plugin.so") == golden.read_text()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,15 @@ class Wire:
         return self
 
     async def connect(
-        self, client_id: str, *, clean: bool = True, keepalive: int = 0, will: Will | None = None, level: int = 4, within: float = 5.0
+        self,
+        client_id: str,
+        *,
+        clean: bool = True,
+        keepalive: int = 0,
+        will: Will | None = None,
+        level: int = 4,
+        username: str | None = None,
+        within: float = 5.0,
     ) -> int:
         """CONNECT; returns the return code of CONNACK."""
         await self.open()
@@ -57,6 +65,9 @@ class Wire:
         if will is not None:
             flags |= 4 | will.qos << 3 | (0x20 if will.retain else 0)
             payload += data(will.topic.encode()) + data(will.payload)
+        if username is not None:
+            flags |= 0xC0
+            payload += data(username.encode()) + data(b"a password")
         self.send(packet(1, 0, data(b"MQTT") + bytes([level, flags]) + keepalive.to_bytes(2, "big") + payload))
         return (await self.expect(CONNACK, within)).body[1]
 

@@ -3,6 +3,8 @@
 import json
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fleetward.client import ApiError, Client, Conflict, Denied, NotFound, Unreachable
+from inventory.authority import Authority
 from tests.waiting import until
 
 Fleet = Callable[..., Result]
@@ -243,6 +246,41 @@ def test_integration_renew_keeps_the_key(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet("integration", "renew", "again", "--out", str(tmp_path / "nowhere")).exit_code == 2
     (tmp_path / "client.key").write_text("nonsense")
     assert fleet("integration", "renew", "again", "--out", out).exit_code == 2
+
+
+def test_what_was_let_in_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:
+    """The list names every certificate by its whole serial number; revoking and deleting are seen there, and twice is an error."""
+    ok(fleet("integration", "create", "leaver", "--out", str(tmp_path / "leaver")))
+    serial = x509.load_pem_x509_certificate((tmp_path / "leaver" / "client.crt").read_bytes()).serial_number
+    [line] = [line for line in ok(fleet("certificate", "list")).splitlines() if "leaver" in line]
+    assert line.split()[:3] == [f"{serial:x}", "leaver", "integration"]
+    refused = fleet("certificate", "revoke", f"{serial:x}")
+    assert refused.exit_code == 4 and "delete the integration" in refused.stderr
+    ok(fleet("integration", "delete", "leaver"))
+    assert fleet("integration", "delete", "leaver").exit_code == 3
+    [line] = [line for line in ok(fleet("certificate", "list")).splitlines() if "leaver" in line]
+    assert line.endswith("revoked")
+    [revoked] = ok(fleet("certificate", "revoke", "svc-web")).split()
+    assert [line for line in ok(fleet("certificate", "list")).splitlines() if line.startswith(revoked) and line.endswith("revoked")]
+
+
+def test_a_broker_s_configuration_is_printed(tmp_path: Path) -> None:
+    """By a process of its own, which takes over: `fleetward broker config` for both kinds, and `fleetward broker` still runs one."""
+    secrets = tmp_path / "secrets"
+    Authority(secrets).bootstrap()
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "fleetward", "broker", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    for kind, names in (("mosquitto", ["mosquitto.conf", "mosquitto.acl"]), ("emqx", ["emqx.conf", "acl.conf"])):
+        done = run("config", kind, "--secrets", str(secrets), "--port", "1234")
+        assert done.returncode == 0, done.stderr
+        assert [line for line in done.stdout.splitlines() if line.startswith("#### ")][:2] == [f"#### {name}" for name in names]
+        assert "1234" in done.stdout
+    nowhere = run("config", "emqx", "--secrets", str(tmp_path / "nowhere"))
+    assert (nowhere.returncode, nowhere.stdout) == (2, "") and "--secrets" in nowhere.stderr
+    assert "--kind" in run("--secrets", str(secrets), "--help").stdout
 
 
 def test_an_integration_is_made_whole_or_not_at_all(fleet: Fleet, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ class Installation:
 
     directory: Path
     database: str
+    kind: str = field(default_factory=lambda: "mosquitto" if find_mosquitto() else "embedded")
+    """Of the broker."""
     port: int = 0
     """Of the broker: chosen by the system at its first start, and kept."""
     processes: dict[str, Process] = field(default_factory=dict)
@@ -103,8 +105,16 @@ class Installation:
         role = name.partition(".")[0]
         command = [sys.executable, "-m", role]
         if role == "broker":
-            kind = "mosquitto" if find_mosquitto() else "embedded"
-            command += ["--kind", kind, "--port", str(self.port), "--secrets", str(self.secrets), "--data", str(self.directory / "broker")]
+            command += [
+                "--kind",
+                self.kind,
+                "--port",
+                str(self.port),
+                "--secrets",
+                str(self.secrets),
+                "--data",
+                str(self.directory / "broker"),
+            ]
         return command + (["--port", "0"] if role == "web" else [])
 
     async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
@@ -129,11 +139,15 @@ class Installation:
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
         (self.directory / f"{name}.key").write_bytes(pem)
 
-    def client(self, name: str, will: aiomqtt.Will | None = None) -> aiomqtt.Client:
-        """A client with that name's certificate."""
+    def context(self, name: str) -> ssl.SSLContext:
+        """To connect with that name's certificate."""
         context = ssl.create_default_context(cafile=str(self.secrets / "ca.crt"))
         context.load_cert_chain(self.directory / f"{name}.crt", self.directory / f"{name}.key")
-        return aiomqtt.Client("127.0.0.1", self.port, identifier=name, tls_context=context, will=will, keepalive=20)
+        return context
+
+    def client(self, name: str, will: aiomqtt.Will | None = None) -> aiomqtt.Client:
+        """A client with that name's certificate."""
+        return aiomqtt.Client("127.0.0.1", self.port, identifier=name, tls_context=self.context(name), will=will, keepalive=20)
 
 
 @asynccontextmanager

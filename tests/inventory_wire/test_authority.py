@@ -28,9 +28,10 @@ from inventory.secret_files import AuthorityError, write_secret
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 FILES = {
-    "ca.crt", "ca.key", "command-root.key", "command.key", "delegation.json", "keys.json", "channel-master.key", "session.key", "audit.key",
+    "ca.crt", "ca.key", "ca.crl", "command-root.key", "command.key", "delegation.json", "keys.json", "channel-master.key", "session.key",
+    "audit.key",
     "svc-inventory.crt", "svc-inventory.key", "svc-managers.crt", "svc-managers.key", "svc-web.crt", "svc-web.key",
-    "broker.crt", "broker.key", "web.crt", "web.key",
+    "svc-broker.crt", "svc-broker.key", "broker.crt", "broker.key", "web.crt", "web.key",
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.dispatching import DueCommand
 from inventory.resource import Resource
+from managers import dispatch
 from managers.dispatch import GRACE, RECHECK, RESEND, Dispatcher, End, Send, Step, Wait, next_step
-from tests.managers.fleet import Fleet
+from tests.managers.fleet import Fleet, eventually
 
 NOW = datetime(2026, 11, 22, 18, tzinfo=UTC)
 NOT_AFTER = NOW + timedelta(minutes=10)
@@ -183,6 +184,55 @@ async def test_a_host_that_is_no_longer_onboarded_gets_no_command(post: Post) ->
     await post.dispatcher.step()
     assert (await post.get(id))["state"] == "cancelled"
     assert post.fleet.wire.orders == []
+
+
+DISTRUST = {
+    "untrusted": "UPDATE host SET desired_state = 'untrusted' WHERE id = $1",
+    "deleted": "UPDATE host SET desired_state = 'deleted' WHERE id = $1",
+    "revoked": "UPDATE device_identity SET revoked_at = now() WHERE host = $1",
+}
+
+
+@pytest.mark.parametrize("how", DISTRUST)
+async def test_what_is_queued_for_who_is_trusted_no_more_is_cancelled_at_once(post: Post, how: str) -> None:
+    """Before any manager has looked at the host, and though it was to be looked at only seconds later; what runs is left to end."""
+    host = await post.ready_host()
+    sent, running = await post.command(host), await post.command(host)
+    await post.dispatcher.step()
+    await post.row("UPDATE command SET state = 'running' WHERE id = $1", running)
+    await post.row("UPDATE host SET presence = 'offline' WHERE id = $1", host)
+    waiting = await post.command(host)
+    await post.dispatcher.step()
+    await post.row(DISTRUST[how], host)
+    await post.dispatcher._rouse()
+    await post.dispatcher.step()
+    assert [(await post.get(id))["state"] for id in (sent, waiting, running)] == ["cancelled", "cancelled", "running"]
+
+
+async def test_a_dispatcher_that_is_never_idle_looks_all_the_same(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For new sessions and for who is trusted no more: with a full batch at every step it never would have."""
+    host = await post.ready_host()
+    id = await post.command(host)
+    await post.dispatcher.step()
+    await post.row("UPDATE host SET desired_state = 'untrusted' WHERE id = $1", host)
+    monkeypatch.setattr(dispatch, "POLL_S", 0.05)
+    step = post.dispatcher.step
+
+    async def full() -> int:
+        await step()
+        await asyncio.sleep(0)
+        return dispatch.BATCH
+
+    monkeypatch.setattr(post.dispatcher, "step", full)
+    running = asyncio.create_task(post.dispatcher.run())
+    try:
+        await eventually(lambda: _is_cancelled(post, id))
+    finally:
+        running.cancel()
+
+
+async def _is_cancelled(post: Post, id: str) -> bool:
+    return bool((await post.get(id))["state"] == "cancelled")
 
 
 async def test_a_lost_publication_is_made_up_for(post: Post) -> None:

@@ -78,7 +78,7 @@ async def test_what_is_old_goes(db: Database, store: Store, monkeypatch: pytest.
     await relay.step()
     before = (await read(db, 0)).next
     gone = await clean(store, Retention(), datetime.now(UTC))
-    assert gone == {"idempotency": 12, "commands": 1, "notifications": 1, "logs": 12, "poison": 12}
+    assert gone == {"idempotency": 12, "commands": 1, "notifications": 1, "logs": 12, "poison": 12, "certificates": 0}
     async with db.acquire() as connection:
         for table, left in (("device_log", 3), ("poison", 3), ("idempotency", 3), ("command", 3), ("notification", 1)):
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == left, table

@@ -372,6 +372,14 @@ def _enrolled(m: Memory, host: str) -> bool:
     return identity is not None and identity["revoked_at"] is None
 
 
+def _heard(m: Memory, host: str) -> bool:
+    return _enrolled(m, host) and not _distrusted(m["host"].rows[host])
+
+
+def _distrusted(host: Row) -> bool:
+    return host["desired_state"] in ("untrusted", "deleted")
+
+
 # --- dispatch -----------------------------------------------------------------------------------------------------------------
 
 
@@ -389,7 +397,8 @@ def _is_due(row: Row, at: datetime) -> bool:
 def _due_command(m: Memory, row: Row, at: datetime) -> Row:
     order = _pick(row, "id", "host", "verb", "args", "resource", "state", "attempt", "timeout_s", "not_after", "first_fence")
     host, stream = m["host"].rows[row["host"]], m["device_stream"].get(row["host"])
-    beside = {"presence": host["presence"], "host_state": host["current_state"], "session": stream["session"] if stream else None}
+    state = host["desired_state"] if _distrusted(host) else host["current_state"]
+    beside = {"presence": host["presence"], "host_state": state, "session": stream["session"] if stream else None}
     return order | _pick(row, "sends", "sent_session") | beside | {"enrolled": _enrolled(m, row["host"]), "now": at}
 
 
@@ -397,12 +406,23 @@ def _due_command(m: Memory, row: Row, at: datetime) -> Row:
 def rouse_commands(m: Memory, now: datetime | None) -> Rows:
     at, found = now or m.clock(), []
     for row in list(m["command"].rows.values()):
-        stream = m["device_stream"].get(row["host"])
-        waits = row["state"] in ("sent", "accepted", "running") and row["due_at"] is not None and row["due_at"] > at
-        if waits and stream and None not in (stream["session"], row["sent_session"]) and stream["session"] != row["sent_session"]:
+        later = row["due_at"] is not None and row["due_at"] > at
+        if later and (_has_another_session(m, row) or _is_not_to_get(m, row)):
             m["command"].change(row["id"], due_at=at)
             found.append({"id": row["id"]})
     return found
+
+
+def _has_another_session(m: Memory, command: Row) -> bool:
+    session = (m["device_stream"].get(command["host"]) or {}).get("session")
+    sent = command["state"] in ("sent", "accepted", "running")
+    return sent and None not in (session, command["sent_session"]) and session != command["sent_session"]
+
+
+def _is_not_to_get(m: Memory, command: Row) -> bool:
+    identity = m["device_identity"].get(command["host"])
+    revoked = identity is not None and identity["revoked_at"] is not None
+    return command["state"] in ("queued", "sent") and (revoked or _distrusted(m["host"].rows[command["host"]]))
 
 
 @models("take_fences")
@@ -439,12 +459,12 @@ def commands_wait(m: Memory, ids: Sequence[str], dues: Sequence[datetime]) -> Ro
 
 @models("device_keys")
 def device_keys(m: Memory, hosts: Sequence[str]) -> Rows:
-    return [_pick(row, "host", "incarnation") for row in m["device_identity"].of(hosts) if row["revoked_at"] is None]
+    return [_pick(row, "host", "incarnation") for row in m["device_identity"].of(hosts) if _heard(m, row["host"])]
 
 
 @models("lock_streams")
 def lock_streams(m: Memory, hosts: Sequence[str]) -> Rows:
-    rows = (row for row in m["device_stream"].of(hosts) if _enrolled(m, row["host"]))
+    rows = (row for row in m["device_stream"].of(hosts) if _heard(m, row["host"]))
     return [
         {n: v for n, v in row.items() if n != "resync_at"} | _pick(m["device_identity"].rows[row["host"]], "incarnation", "fence")
         for row in rows
@@ -552,7 +572,7 @@ def beat(m: Memory, *columns: Sequence[Any]) -> Rows:
     odd = []
     for host, session, uptime_s, unacked, age in zip(*columns, strict=True):
         stream, row = m["device_stream"].get(host), m["host"].get(host)
-        if stream is None or row is None or not _enrolled(m, host):
+        if stream is None or row is None or not _heard(m, host):
             continue
         current = stream["session"] == session
         if current:
@@ -640,6 +660,8 @@ def silent_hosts(m: Memory) -> Rows:
 
 
 def _silent(m: Memory, host: Row, heard: Mapping[str, datetime]) -> Row | None:
+    if _distrusted(host):
+        return {"id": host["id"], "wanted": "offline"}
     stream, since = m["device_stream"].get(host["id"]), heard.get(shard_of(host["id"]))
     if stream is None or since is None:
         return None

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from broker.messages import BY_SUFFIX
 from broker.topics import (
+    BROKER_CHANNELS,
     CHANNELS,
     DOWNLINKS,
     UPLINKS,
+    BrokerTopic,
     DeviceTopic,
     EventTopic,
     IntentTopic,
@@ -31,6 +33,7 @@ topic = st.one_of(
     st.builds(NotificationTopic, level),
     st.builds(IntentTopic, level, level, level),
     st.builds(ReplyTopic, level, level),
+    st.builds(BrokerTopic, st.sampled_from(BROKER_CHANNELS)),
 )
 
 
@@ -93,7 +96,7 @@ def test_nobody_else_writes_topics() -> None:
     """Outside broker/topics.py no string of the code begins like a topic or one of its parts."""
     root = Path(__file__).parents[2]
     written = re.compile(
-        r"""["'](fleet/|/?v1/(devices|events|intents|replies|notifications|integrations)|devices/\{|intents/\{|replies/\{)"""
+        r"""["'](fleet/|/?v1/(devices|events|intents|replies|notifications|integrations|broker)|devices/\{|intents/\{|replies/\{)"""
     )
     offenders = [
         f"{path.relative_to(root)}:{number}"

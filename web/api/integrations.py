@@ -1,9 +1,9 @@
-"""Other programs on the broker: `POST` makes a certificate for one, `GET` lists them. For administrators.
+"""Other programs on the broker: `POST` makes a certificate for one, `GET` lists them, `DELETE` takes it back. For administrators.
 
-They are no resources (no versions, no events); the audit tells that one was made. A name cannot be given back yet: that needs its
-certificate to be revoked at the broker.
+They are no resources (no versions, no events); the audit tells that one was made or deleted.
 """
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,10 @@ from web.api.parameters import WRITE
 from web.bodies import read_object
 from web.identity import current_actor, require
 from web.services import Services, services
+
+log = logging.getLogger(__name__)
+
+NO_SECRETS = "this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make and list no certificate"
 
 blueprint = Blueprint("integrations", __name__, url_prefix="/api/v1/integrations")
 
@@ -46,7 +50,7 @@ async def create_integration() -> Response:
     if dry_run:
         return answer(await integrations.check(here.db, await read_object()))
     if here.authority is None:
-        raise Unavailable("this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make no certificate")
+        raise Unavailable(NO_SECRETS)
     key = params.idempotency_key(request.headers.get("Idempotency-Key"))
     body = await read_object()
     if key is None:
@@ -61,6 +65,17 @@ async def create_integration() -> Response:
     async with here.one_at_a_time:
         done = await idempotency.once(here.store, claim, act)
     return answer(done.body, done.status)
+
+
+@blueprint.delete("/<name>")
+async def delete_integration(name: str) -> Response:
+    params.parse(request.query_string, ())
+    here = services()
+    if here.settings.secrets is None:
+        raise Unavailable(NO_SECRETS)
+    await integrations.delete(here.db, here.settings.secrets, name, datetime.now(UTC), current_actor())
+    log.warning("integration deleted", extra={"integration": name, "user": current_actor().name})
+    return Response(status=204)
 
 
 async def _create(here: Services, authority: Authority, body: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,7 @@ MAX_EVENTS = 1000
 
 _LIMIT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": 100}
 
-LIST = (
-    Parameter("filter", 'An AIP-160 filter, such as `presence = "online" AND labels.line = "4"`.', text, default=""),
-    Parameter("order_by", "Fields with commas between, each with `desc` behind it where wanted.", text, default=""),
+PAGE = (
     Parameter(
         "page_size",
         "How many at most.",
@@ -23,6 +21,11 @@ LIST = (
         default=DEFAULT_PAGE_SIZE,
     ),
     Parameter("page_token", "Where the page before ended, as it said.", text, default=""),
+)
+LIST = (
+    Parameter("filter", 'An AIP-160 filter, such as `presence = "online" AND labels.line = "4"`.', text, default=""),
+    Parameter("order_by", "Fields with commas between, each with `desc` behind it where wanted.", text, default=""),
+    *PAGE,
     Parameter("fields", "The members to show, with commas between; all where absent.", names, default=()),
     Parameter("count", "Also say how many there are in `total`.", boolean, {"type": "boolean"}, default=False),
 )

@@ -1,0 +1,125 @@
+"""Has a Mosquitto follow the list of revoked certificates: their connections end, and they can't come back.
+
+Three steps, in this order (measured on Mosquitto 2.0): the CRL is written, Mosquitto reads it (SIGHUP), and then each owner's client is
+disabled in the dynamic-security plugin, which cuts its connection. The CRL alone leaves the live connection; the plugin alone lets the
+device come back within a second, because Mosquitto asks it nothing where the certificate gives the name. So nothing is left in the plugin:
+the client is taken out of it again at once, and the CRL alone says who may connect.
+
+A handshake that the old CRL has let pass may end after the cut: a second later the owners are cut once more. Whoever has another, good
+certificate under the same name is back a moment later.
+
+It connects as `svc-broker` and asks for the list at each connection, as Inventory may have told it to nobody. `broker.mosquitto` runs it.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from broker.acl import CONTROL
+from broker.client import NotConnected, Session, SessionDown, SessionUp, Settings
+from broker.messages import now_text
+from broker.revocations import Follower, RevocationList
+from broker.topics import BrokerTopic, Topics
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 1.0
+"""After which owners are cut once more, in seconds: longer than a handshake that was under way."""
+NAMES_A_MESSAGE = 100
+
+
+class Following:
+    """`install` is given a CRL and has Mosquitto read it. Raises OSError where it can't."""
+
+    def __init__(self, settings: Settings, topics: Topics, file: Path, install: Callable[[str], None]) -> None:
+        self._me = settings.name
+        self._session = Session(settings, self._session_changed)
+        self._topics, self._install = topics, install
+        self._follower = Follower(file, self._act)
+        self._asks = asyncio.Event()
+        self._cuts: set[asyncio.Task[None]] = set()
+
+    @property
+    def revoked(self) -> RevocationList:
+        """What it has been told is."""
+        return self._follower.known
+
+    def restore(self) -> RevocationList:
+        """What was known before."""
+        return self._follower.restore()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with self._session, asyncio.TaskGroup() as group:
+            await self._session.subscribe(self._topics.broker("revoked"))
+            group.create_task(self._ask())
+            async for received in self._session:
+                if received.topic == BrokerTopic("revoked"):
+                    self._follower.take(received.payload)
+
+    def _session_changed(self, event: SessionUp | SessionDown) -> None:
+        if isinstance(event, SessionUp):
+            self._asks.set()
+
+    async def _ask(self) -> None:
+        while True:
+            await self._asks.wait()
+            self._asks.clear()
+            body = {"v": 1, "sent_at": now_text(), "number": self._follower.known.number}
+            try:
+                await self._session.publish(self._topics.broker("ask"), json.dumps(body).encode())
+            except NotConnected:
+                pass  # the next connection asks again
+
+    def _act(self, now: RevocationList, before: RevocationList) -> None:
+        if now.crl:
+            try:
+                self._install(now.crl)
+            except OSError as error:
+                log.error("the CRL can't be written, so revoked certificates come back", extra={"error": str(error)})
+        else:
+            log.error("Inventory signs no CRL, so revoked certificates come back: give it ca.key (fleetward certificate create)")
+        if names := now.names_since(before):
+            task = asyncio.create_task(self._cut(names))
+            self._cuts.add(task)
+            task.add_done_callback(self._cuts.discard)
+
+    async def _cut(self, names: Sequence[str]) -> None:
+        others = [name for name in names if name != self._me]
+        for pause in (0.0, AGAIN_S):
+            await asyncio.sleep(pause)
+            for payload in cutting(others):
+                await self._insist(payload)
+        log.info("connections of revoked certificates are cut", extra={"clients": len(names)})
+        if self._me in names:
+            await self._cut_ourselves()
+
+    async def _insist(self, payload: bytes) -> None:
+        """However often the connection ends meanwhile."""
+        while True:
+            await self._session.connected()
+            try:
+                await self._session.publish(CONTROL, payload)
+                return
+            except NotConnected as error:
+                log.warning("a cut waits for the broker", extra={"error": str(error)})
+
+    async def _cut_ourselves(self) -> None:
+        """Last, and once: the plugin ends the connection before it acknowledges. With another certificate in its place we are back."""
+        await self._session.connected()
+        for payload in cutting([self._me]):
+            try:
+                await self._session.publish(CONTROL, payload)
+            except NotConnected:
+                pass  # that is the cut
+
+
+def cutting(names: Sequence[str]) -> Iterator[bytes]:
+    """Messages to the dynamic-security plugin that end the connections of these names and leave nothing behind. One of a name that the
+    plugin knows already, or not any more, gets an error there, which changes nothing."""
+    for start in range(0, len(names), NAMES_A_MESSAGE):
+        steps = ("createClient", "disableClient", "deleteClient")
+        commands = [{"command": step, "username": name} for name in names[start : start + NAMES_A_MESSAGE] for step in steps]
+        yield json.dumps({"commands": commands}).encode()

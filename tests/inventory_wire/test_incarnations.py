@@ -1,0 +1,104 @@
+"""A machine that enrolls anew is another incarnation: nothing of the one before is good for anything, however often that happens."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from broker.messages import Facts
+from inventory.actor import Actor
+from inventory.authority import Authority, CommandSigner
+from inventory.certificates import as_issued
+from inventory.db import SQL, Database
+from inventory.enrollment import redeem
+from inventory.ingest import Ingest
+from inventory.store import Store
+from tests.inventory_wire.device import TOPICS, Device, Sent
+from tests.inventory_wire.installation import new_key, request
+
+ADMIN = Actor.user("admin", "admin")
+MACHINES = 20
+ROUNDS = 50
+"""Of each machine: a thousand together."""
+DELETED_EVERY = 10
+
+
+@dataclass
+class Machine:
+    """One machine with one key, through its incarnations."""
+
+    csr: str
+    device: Device = field(default_factory=lambda: Device("host-none", b"0" * 32))
+    serials: list[str] = field(default_factory=list)
+    version: int = 0
+
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePrivateKey) -> "Machine":
+        return cls(request(key))
+
+
+class Place:
+    """Where they enroll, by two tokens in turns, and report."""
+
+    def __init__(self, db: Database, store: Store, authority: Authority) -> None:
+        self.db, self.store, self.authority = db, store, authority
+        self.sent = Sent()
+        self.mono = 0.0
+        signer = CommandSigner(authority.directory)
+        self.ingest = Ingest(db, TOPICS, authority, signer, self.sent, mono=lambda: self.mono)
+
+    async def token(self, secret: str) -> None:
+        extra = {"token_hash": hashlib.sha256(secret.encode()).hexdigest()}
+        await self.store.create("enrollment-token", {"uses": MACHINES * ROUNDS, "approve": True}, ADMIN, extra=extra)
+
+    async def enroll(self, machine: Machine, number: int) -> Device:
+        """Its next incarnation, which begins with an empty journal."""
+        asked = {"token": f"t-{number % 2}", "csr": machine.csr, "evidence": {}, "agent_version": "0.1.0"}
+        answer = await redeem(self.db, self.store, self.authority, asked, broker=("localhost", 8883))
+        machine.serials.append(as_issued(answer["certificate"]).serial)
+        return Device(answer["device"], bytes.fromhex(answer["channel_key"]), epoch=f"e{number}", session=f"s{number}")
+
+    async def hear(self, before: list[Device], now: list[Device]) -> None:
+        """The incarnations before speak on, before and after those of now."""
+        self.sent.messages.clear()
+        self.mono += 10.0
+        old = [device.inbound(device.facts(os={"kernel": "of the one before"})) for device in before]
+        new = [message for device in now for message in (device.inbound(device.presence()), device.inbound(_kernel(device)))]
+        late = [device.inbound(device.facts(os={"kernel": "of the one before, late"})) for device in before]
+        await self.ingest.process(await self.ingest.open([*old, *new, *late]))
+
+
+def _kernel(device: Device) -> Facts:
+    return device.facts(os={"kernel": device.epoch})
+
+
+async def test_a_thousand_incarnations(db: Database, store: Store, authority: Authority, now: datetime) -> None:
+    """In each round every machine enrolls anew, sometimes after its host was deleted: only what the newest incarnation says is taken and
+    acknowledged, only its certificate is good, and versions never fall."""
+    place = Place(db, store, authority)
+    machines = [Machine.of(new_key()) for _ in range(MACHINES)]
+    for secret in ("t-0", "t-1"):
+        await place.token(secret)
+    for number in range(ROUNDS):
+        before = [machine.device for machine in machines if number]
+        if number % DELETED_EVERY == DELETED_EVERY - 1:
+            for machine in machines[::2]:
+                await store.delete("host", machine.device.id, ADMIN, force=True)
+        devices = await asyncio.gather(*(place.enroll(machine, number) for machine in machines))
+        await place.hear(before, devices)
+        hosts = await store.read_many("host", [device.id for device in devices])
+        for machine, device in zip(machines, devices, strict=True):
+            host = hosts[device.id]
+            assert host["version"] > machine.version
+            machine.device, machine.version = device, host["version"]
+            assert place.sent.acks(device) == [(device.epoch, 1)]
+        assert {(await store.get("host", device.id))["kernel"] for device in devices} == {f"e{number}"}
+        assert len(place.sent.messages) == 2 * MACHINES, "an acknowledgement and a checkpoint each, and nothing to anybody else"
+    async with db.acquire() as connection:
+        revoked = {row["serial"] for row in await connection.fetch(SQL["revoked_certificates"], now)}
+    assert revoked == {serial for machine in machines for serial in machine.serials[:-1]}
+    assert sum(len(machine.serials) for machine in machines) == MACHINES * ROUNDS == 1000
+    # Of a host that is gone the key is remembered for a while, but there is no stream any more that its word could be added to.
+    assert place.ingest.refused.bad_mac + place.ingest.counts.ignored == 2 * MACHINES * (ROUNDS - 1)
