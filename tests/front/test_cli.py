@@ -330,7 +330,8 @@ def test_the_client_raises_what_happened(api: "object") -> None:
         assert (page.total, page.next_page_token) == (1, None)
         stream = client.stream(after=page.position, kinds=("site",))
         client.patch("sites", "typed", {"title": "Streamed"})
-        assert next(stream).resource["title"] == "Streamed"
+        # The list's position may lie before what the list shows: then that is told once more.
+        assert next(title for event in stream if (title := event.resource["title"]) not in ("", "Newer")) == "Streamed"
         assert client.whoami()["name"]
         with pytest.raises(Denied), Client(client.server) as stranger:
             stranger.kinds()
