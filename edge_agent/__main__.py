@@ -1,13 +1,14 @@
 """The `fleetward-agent` command: enroll, run, facts, doctor, install.
 
 Each subcommand imports what it alone needs: what `run` keeps in memory for years must not hold what `enroll` needs once.
-Exit status: 0, 1 failed, 2 usage or environment.
+Exit status: 0, 1 failed, 2 usage or environment, 3 waits for approval (`enroll --no-wait`).
 """
 
 import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from edge_agent import VERSION
@@ -33,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--token", required=not given, default=given, metavar="T", help=words)
     enroll.add_argument("--ca-fingerprint", metavar="F", help="SHA-256 of the fleet's CA certificate, in hex; the server must show that CA")
     enroll.add_argument("--broker", metavar="HOST:PORT", type=_broker, help="the broker, if not where the server says that it is")
+    words = "where a person has to approve this machine, say so and exit with 3; the same command later goes on"
+    enroll.add_argument("--no-wait", action="store_true", help=words)
     enroll.set_defaults(command=_enroll)
     for name, function, text in (
         ("run", _run, "run the agent until SIGTERM"),
@@ -58,9 +61,13 @@ def _broker(text: str) -> tuple[str, int]:
 def _enroll(options: argparse.Namespace) -> int:
     from edge_agent import enroll
 
+    wait = None if options.no_wait else time.sleep
     try:
         ask = enroll.asker(options.server, options.ca_fingerprint)
-        print(enroll.enroll(options.state_dir, ask, options.token, enroll.evidence(), options.server, broker=options.broker))
+        me = enroll.evidence()
+        print(enroll.enroll(options.state_dir, ask, options.token, me, options.server, broker=options.broker, wait=wait, say=_say))
+    except enroll.WaitsForApproval as error:
+        return _failed(str(error), 3)
     except enroll.EnrollFailed as error:
         return _failed(str(error), 1)
     return 0
@@ -115,8 +122,13 @@ def _settings(state_dir: Path) -> Settings:
     return settings.load(state_dir / identity.SETTINGS_FILE)
 
 
+def _say(line: str) -> None:
+    """To the person, not to the pipe."""
+    print(f"fleetward-agent: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
 def _failed(message: str, status: int) -> int:
-    print(f"fleetward-agent: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     return status
 
 

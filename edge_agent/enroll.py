@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edge_agent import VERSION, atomic
+from edge_agent import VERSION, atomic, discovery
 from edge_agent import identity as identities
 from edge_agent import settings as settings_file
 from edge_agent.settings import Settings
@@ -35,12 +35,24 @@ from edge_agent.trust import fingerprints
 
 REQUEST_TIMEOUT_S = 30.0
 MAX_ANSWER = 256 * 1024
+MOST_MACS = 64
+_MAC = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5,19}")
 RETRY_S = (1.0, 60.0)
 """Bounds for how long we wait when the server says to ask again."""
+_PASSING = (http.client.TOO_MANY_REQUESTS, http.client.BAD_GATEWAY, http.client.SERVICE_UNAVAILABLE, http.client.GATEWAY_TIMEOUT)
+"""What a server answers that will answer otherwise in a moment."""
 
 
 class EnrollFailed(Exception):
     """Enrollment did not work; the text is one line that says why and what to do."""
+
+
+class Unreachable(EnrollFailed):
+    """No answer."""
+
+
+class WaitsForApproval(EnrollFailed):
+    """The server knows us now and has yet to be told to let us in; whoever asks again with the same token and key is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,13 @@ class Answered:
 _HEADERS = {"Content-Type": "application/json", "User-Agent": f"fleetward-agent/{VERSION}"}
 
 Ask = Callable[[dict[str, Any]], Answered]
-"""Sends one request for enrollment. Raises EnrollFailed when no answer came."""
+"""Sends one request for enrollment. Raises Unreachable when no answer came, EnrollFailed where none ever will."""
+Wait = Callable[[float], object]
+"""Lets so many seconds pass."""
+
+
+def _silent(_: str) -> None:
+    """For whoever has nobody to talk to."""
 
 
 def enroll(
@@ -75,15 +93,16 @@ def enroll(
     server: str,
     *,
     broker: tuple[str, int] | None = None,
-    wait: Callable[[float], object] = time.sleep,
+    wait: Wait | None = time.sleep,
+    say: Callable[[str], None] = _silent,
 ) -> str:
     """Enroll this device and store its identity, with the broker at `broker` if it is not to be looked for where the server says. The
-    device's id. Raises EnrollFailed."""
+    device's id. While it has to be approved it waits and says so; with `wait` None it raises WaitsForApproval. Raises EnrollFailed."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         identities.settle(state_dir)
         key = load_or_make_key(state_dir / identities.KEY_FILE)
-        answer = obtain(ask, key, token, evidence, wait)
+        answer = obtain(ask, key, token, evidence, wait, say)
         if broker is not None:
             answer = answer | {"broker": {"host": broker[0], "port": broker[1]}}
         _store(state_dir, answer, server)
@@ -92,11 +111,28 @@ def enroll(
     return str(answer["device"])
 
 
-def obtain(ask: Ask, key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence, wait: Callable[[float], object]) -> dict[str, Any]:
-    """The server's answer for this key, checked; waits for approval. Raises EnrollFailed."""
-    answer = _until_answered(ask, _request(key, token, evidence), wait)
+def obtain(
+    ask: Ask,
+    key: ec.EllipticCurvePrivateKey,
+    token: str,
+    evidence: Evidence,
+    wait: Wait | None,
+    say: Callable[[str], None] = _silent,
+) -> dict[str, Any]:
+    """The server's answer for this key, checked; waits for approval, or with `wait` None raises WaitsForApproval. Raises EnrollFailed."""
+    answer = _until_answered(ask, _request(key, token, evidence), lambda host: _waiting_words(host, key), wait, say)
     _check(answer, key)
     return answer
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """What people compare: hex SHA-256 of the key's SubjectPublicKeyInfo, as the server shows it."""
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _waiting_words(host: str, key: ec.EllipticCurvePrivateKey) -> str:
+    how = f"on the server's page /enroll, or by `fleetward approve {host}`"
+    return f"waiting for approval as {host}, with the key {fingerprint(key.public_key())}: compare it and approve it {how}"
 
 
 def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -132,7 +168,7 @@ def asker(server: str, fingerprint: str | None, timeout_s: float = REQUEST_TIMEO
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as error:
-            raise EnrollFailed(f"{server} can't be reached: {_why(error)}") from error
+            raise Unreachable(f"{server} can't be reached: {_why(error)}") from error
         answered = Answered(response.status, _object(raw))
         if scheme == "http" and pin is not None and answered.status == http.client.OK:
             _check_pin(answered.body.get("ca"), pin, server)
@@ -183,19 +219,43 @@ def _request(key: ec.EllipticCurvePrivateKey, token: str, evidence: Evidence) ->
     }
 
 
-def _until_answered(ask: Ask, request: dict[str, Any], wait: Callable[[float], object]) -> dict[str, Any]:
-    """Ask until there is a certificate; a 202 means that a person has still to approve."""
+def _until_answered(
+    ask: Ask, request: dict[str, Any], words: Callable[[str], str], wait: Wait | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Ask until there is a certificate; a 202 means that a person has still to approve. Once the server knows us, nothing that passes ends
+    the waiting: it may take until tomorrow, and the server may be restarted meanwhile."""
+    said, pause = "", RETRY_S[0]
     while True:
-        answer = ask(request)
+        try:
+            answer = ask(request)
+        except Unreachable as error:
+            if not said or wait is None:
+                raise
+            say(f"{error}; trying again")
+            wait(RETRY_S[1])
+            continue
         match answer.status:
-            case 200:
+            case http.client.OK:
                 return answer.body
-            case 202:
-                pause = answer.body.get("retry_after", 5)
-                wait(min(max(float(pause) if isinstance(pause, int | float) else 5.0, RETRY_S[0]), RETRY_S[1]))
+            case http.client.ACCEPTED:
+                waits, pause = words(str(answer.body.get("request", ""))), _pause(answer.body)
+            case status if said and status in _PASSING:
+                waits = said
             case status:
                 detail = answer.body.get("detail") or answer.body.get("title") or "no reason given"
                 raise EnrollFailed(f"the server refused ({status}): {str(detail).splitlines()[0]}")
+        if wait is None:
+            raise WaitsForApproval(waits)
+        if waits != said:
+            say(waits)
+        said = waits
+        wait(pause)
+
+
+def _pause(body: dict[str, Any]) -> float:
+    """How long the server wants us to wait, in seconds, within reason."""
+    asked = body.get("retry_after")
+    return min(max(float(asked) if isinstance(asked, int | float) else 5.0, RETRY_S[0]), RETRY_S[1])
 
 
 def _check(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey) -> None:
@@ -286,31 +346,25 @@ def _why(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
-def evidence() -> Evidence:
-    """Of this machine; what can't be read is empty."""
+def evidence(root: Path = Path("/")) -> Evidence:
+    """Of this machine, as its facts will say it; what can't be read is empty."""
+    firmware = discovery.scan(root, ["firmware"]).sections.get("firmware", {})
     return Evidence(
-        serial=_dmi("product_serial") or _dmi("board_serial"),
-        uuid=_dmi("product_uuid").lower(),
-        macs=tuple(_macs()),
+        serial=str(firmware.get("serial") or ""),
+        uuid=str(firmware.get("uuid") or "").lower(),
+        macs=tuple(_macs(root)),
         hostname=socket.gethostname(),
     )
 
 
-def _dmi(name: str) -> str:
-    try:
-        return Path("/sys/class/dmi/id", name).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""  # no DMI (ARM, a container), or root only
-
-
-def _macs() -> list[str]:
+def _macs(root: Path) -> list[str]:
     """Of the network cards with a device behind them."""
     found = []
-    for card in sorted(Path("/sys/class/net").glob("*")):
+    for card in sorted((root / "sys/class/net").glob("*")):
         try:
             mac = (card / "address").read_text(encoding="ascii").strip().lower()
         except (OSError, UnicodeDecodeError):
             continue
-        if (card / "device").exists() and mac and mac != "00:00:00:00:00:00":
+        if (card / "device").exists() and _MAC.fullmatch(mac) and mac != "00:00:00:00:00:00":
             found.append(mac)
-    return found
+    return found[:MOST_MACS]

@@ -200,6 +200,11 @@ class Client:
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         return self._json("POST", f"{_path(collection, name)}:{verb}", json=body or {}, headers=headers)
 
+    def preregister(self, sheet: str, *, dry_run: bool = False) -> Json:
+        """Hosts for the machines of a CSV sheet: `created`, `known` and `notes`, by line."""
+        headers = {"Content-Type": "text/csv; charset=utf-8"}
+        return self._json("POST", "/api/v1/hosts:preregister", content=sheet.encode(), params=_dry(dry_run), headers=headers)
+
     def explain(self, collection: str, name: str) -> Json:
         """`summary`, and the `causes` of why it is not as asked."""
         return self._json("GET", f"{_path(collection, name)}/explain")

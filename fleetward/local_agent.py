@@ -4,6 +4,7 @@ It is an agent like any other: it gets a token from the API and enrolls over HTT
 """
 
 import json
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,37 @@ def configure(data: DataDir) -> None:
         path.write_text(f"roots = [{json.dumps(str(data.agent / 'files'))}]\n")
 
 
-def token(client: Client, uses: int, *, approve: bool) -> str:
-    """An enrollment token, for the server's default of 15 minutes. Raises ClientError."""
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An enrollment token: its id, and the secret."""
+
+    id: str
+    secret: str
+
+
+def token(client: Client, uses: int, *, approve: bool) -> Token:
+    """For the server's default of 15 minutes. Raises ClientError."""
     made = client.create("enrollment-tokens", {"uses": uses, "approve": approve})
-    return str(made["token"])
+    return Token(str(made["id"]), str(made["token"]))
 
 
 def enroll_command(table: Table) -> tuple[str, ...]:
-    """The step that makes key and certificate; the token is in its environment."""
-    return (*table.programs("edge_agent"), "enroll", *table.joining(table.data.agent))
+    """The step that makes key and certificate; the token is in its environment. It fails where the machine has to be approved."""
+    return (*table.programs("edge_agent"), "enroll", "--no-wait", *table.joining(table.data.agent))
+
+
+def approved(client: Client, used: Token) -> bool:
+    """Whether a device that came with this token waited, and may come in now. A machine that the fleet knows already waits whatever its
+    token says; this one belongs to whoever starts `up`. What a person has distrusted stays so. Raises ClientError."""
+    waiting = client.page("hosts", filter=f'enrollment.token = "{used.id}" AND enrollment.waiting = true').items
+    mine = [host for host in waiting if not _distrusted(client, host.get("replaces"))]
+    for host in mine:
+        client.patch("hosts", str(host["id"]), {"desired_state": "onboarded"})
+    return bool(mine)
+
+
+def _distrusted(client: Client, host: Any) -> bool:
+    return host is not None and client.get("hosts", str(host)).get("desired_state") == "untrusted"
 
 
 def _certificates(path: Path) -> list[str]:

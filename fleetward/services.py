@@ -19,7 +19,10 @@ from fleetward.trust import fingerprint
 Programs = Callable[[str], tuple[str, ...]]
 """The command for one of our packages, by its name."""
 
-_KEPT = ("FLEETWARD_LOG", "FLEETWARD_TOPIC_ROOT", "FLEETWARD_CERTIFICATE_GRACE", *(f"FLEETWARD_KEEP_{name.upper()}" for name in KEPT_NAMES))
+_KEPT = (
+    *("FLEETWARD_LOG", "FLEETWARD_TOPIC_ROOT", "FLEETWARD_CERTIFICATE_GRACE", "FLEETWARD_WHEELS"),
+    *(f"FLEETWARD_KEEP_{name.upper()}" for name in KEPT_NAMES),
+)
 _CONTROL_PLANE = ("broker", "inventory", "managers", "web")
 
 

@@ -153,7 +153,7 @@ class _Start:
         if self.settings.simulate:
             self.data.simulator.mkdir(mode=0o700, exist_ok=True)
             secret = self._patiently(lambda: local_agent.token(client, self.settings.simulate, approve=True))
-            self.supervisor.start(table.simulator(secret))
+            self.supervisor.start(table.simulator(secret.secret))
             _say(f"simulator: {self.settings.simulate} devices")
 
     def _join(self, table: Table, client: Client) -> None:
@@ -162,7 +162,17 @@ class _Start:
         if standing is not Standing.MEMBER:
             # What a person has made of a host that there is stays: only a new one is approved.
             token = local_agent.token(client, 1, approve=standing is Standing.STRANGER)
-            self.supervisor.run("agent", local_agent.enroll_command(table), table.joining_environment(token), _START_SECONDS)
+            try:
+                self._enroll(table, token)
+            except NotReady:
+                if not local_agent.approved(client, token):
+                    raise
+                self._enroll(table, token)
+
+    def _enroll(self, table: Table, token: local_agent.Token) -> None:
+        """Raises NotReady."""
+        environment = table.joining_environment(token.secret)
+        self.supervisor.run("agent", local_agent.enroll_command(table), environment, _START_SECONDS)
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Again while the API is away for a moment (killed, and started again); at last, what went wrong."""

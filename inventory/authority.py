@@ -146,6 +146,11 @@ class Authority:
         return self._keychains.get()
 
     @property
+    def web_pin(self) -> str:
+        """The web server's key as `curl --pinnedpubkey` takes it: a machine that knows no CA yet is sure of the server by it."""
+        return certificates.pin(x509.load_pem_x509_certificate(self._path("web.crt").read_bytes()))
+
+    @property
     def command_root_b64(self) -> str:
         """The public key of the command root that delegates: 32 bytes in base64."""
         return self.keychain.latest.command_roots[0]

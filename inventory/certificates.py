@@ -108,6 +108,12 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(_spki(key)).hexdigest()
 
 
+def pin(certificate: x509.Certificate) -> str:
+    """`sha256//` and the base64 SHA-256 of the certificate's public key (RFC 7469's, as curl writes it)."""
+    key = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return "sha256//" + base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
 def self_signed(key: Key, name: str, now: datetime) -> x509.Certificate:
     """The CA's own certificate."""
     subject = _subject(name, "authority")

@@ -1,32 +1,39 @@
-"""Enrollment: a token and a proof of a key's possession against an identity on the wire. Called by web for `POST /api/v1/enroll`.
+"""Enrollment: a token and a proof of a key's possession against an identity on the wire, or a place in the waiting room. Called by web
+for `POST /api/v1/enroll`.
 
-One transaction under the token's row lock, so that a use is counted once and an identity exists with its host or not at all. What a device
-says of itself (the evidence) is hostile input: checked, bounded, kept, and used for nothing but a first name of the host. A key is known
-by its fingerprint: the same token and key get the same answer again, another valid token re-enrolls the key under the host it has.
+One transaction under one lock, so that a use is counted once and an identity exists with its host or not at all. A key is known by its
+fingerprint: the same token and key get the same answer again, another valid token re-enrolls the key under the host it has.
 
-Not here: the waiting room (202), revocation and rotation. Source: contract.md section 2.
+A new key is let in by a token that approves, or by a host that a person wrote down for this machine (`expected_serial`, `expected_uuid`).
+Otherwise, and always where its machine is known already, it waits: as a host in the state `discovered`, with its evidence, until a person
+sets what is wanted of it (`onboarded`: let in; `untrusted`: refused). Approved, it becomes the host that it `replaces`, as a new
+incarnation with another channel key, or a host of its own. The certificate is made when the device asks the next time.
+
+Not here: revocation of what was issued before, renewal, rotation. Source: contract.md section 2; docs/enrollment.md.
 """
 
 import asyncio
 import hashlib
 import logging
 import re
-from datetime import datetime
-from typing import Annotated, Any
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
 from broker.topics import Topics
-from inventory import certificates
+from inventory import certificates, evidence
 from inventory.actor import Actor
 from inventory.authority import Authority
-from inventory.certificates import Issued
 from inventory.db import SQL, Database, Row, dumps, loads
-from inventory.errors import Forbidden, Invalid, Problem
+from inventory.errors import Forbidden, NotFound
+from inventory.evidence import Request
 from inventory.ids import new_id
-from inventory.kind import NAME, Text
-from inventory.kinds import BY_NAME
+from inventory.kind import NAME
+from inventory.kinds.enrollment_token import ENROLLMENT_TOKEN
+from inventory.kinds.host import HOST
+from inventory.recognition import Candidate, Expected, Known, Stranger, Verdict, recognise, serial_key, uuid_key
+from inventory.resource import Resource
 from inventory.store import Store
 from inventory.writer import Writer
 
@@ -34,69 +41,79 @@ log = logging.getLogger(__name__)
 
 REFUSED = "the token is not known, has expired, or is used up: make another one with `fleetward token create`"
 """One text for all three, so that a guess learns nothing."""
+REJECTED = "a person has refused this device: ask them, or remove its key and enroll anew with another token"
+REVOKED = "this device's key has been revoked: remove its key and enroll it anew"
 
 FALLBACK_NAME = "host"
 
+LOCK = 0x666C7764_0021
+"""Advisory lock of whoever may make an identity: under one serial number that is new to us, the second of two must see the first."""
+
 AT_ONCE = 2
-"""Enrollments of a process under way at once. They wait for the same token's row anyhow; waiting in the database, a thousand devices that
-come together would hold every connection that the process has, and the dashboard would stand still."""
+"""Enrollments of a process under way at once. They wait for each other anyhow; waiting in the database, a thousand devices that come
+together would hold every connection that the process has, and the dashboard would stand still."""
+
+SOONEST_S, LATEST_S = 5, 60
+"""How long a waiting device is told to wait before it asks again, in seconds: at first as long as a person takes who is at it..."""
+PATIENCE = 20
+"""...and with time this part of what it has waited already, so that a thousand forgotten ones ask about 17 times a second."""
 
 _turns: "WeakKeyDictionary[Database, asyncio.Semaphore]" = WeakKeyDictionary()
 
-Mac = Annotated[str, Field(pattern=r"^[0-9A-Fa-f:.-]{1,64}$")]
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The device has an identity. `answer`: the 200 of contract.md section 2."""
+
+    answer: dict[str, Any]
 
 
-def _one_line(text: str) -> str:
-    if any(ord(c) < 32 for c in text):
-        raise ValueError("must not hold control characters")
-    return text
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """It is to ask again, with the same token and key. `request`: the host that waits to be approved. `retry_after`: seconds."""
+
+    request: str
+    retry_after: int
 
 
-Word = Annotated[Text, Field(max_length=256), AfterValidator(_one_line)]
-
-
-class Evidence(BaseModel):
-    """What a machine says it is, null where it does not know. None of it is proof."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    serial: Word | None = None
-    uuid: Word | None = None
-    macs: Annotated[list[Mac], Field(max_length=64)] | None = None
-    hostname: Word | None = None
-
-
-class Request(BaseModel):
-    """The body of `POST /api/v1/enroll`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    token: Annotated[str, Field(min_length=1, max_length=512)]
-    csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
-    evidence: Annotated[Evidence, BeforeValidator(lambda given: {} if given is None else given)] = Evidence()
-    agent_version: Annotated[Word, BeforeValidator(lambda given: "" if given is None else given)] = ""
+Outcome = Admitted | Waiting
 
 
 async def redeem(
-    db: Database, store: Store, authority: Authority, request: Any, *, broker: tuple[str, int], topics: Topics | None = None
-) -> dict[str, Any]:
-    """The answer of contract.md section 2. `request`: the decoded JSON body; `broker`: host and port that devices connect to.
+    db: Database,
+    store: Store,
+    authority: Authority,
+    body: Any,
+    *,
+    broker: tuple[str, int],
+    address: str = "",
+    topics: Topics | None = None,
+) -> Outcome:
+    """`body`: the decoded JSON body; `broker`: host and port that devices connect to; `address`: where the request came from.
 
-    Raises Invalid naming members, Forbidden for a token that does not do, Unavailable."""
-    asked = _checked(request)
-    key = certificates.requested_key(asked.csr)
-    print_ = certificates.fingerprint(key)
-    async with _turns.setdefault(db, asyncio.Semaphore(AT_ONCE)), store.transaction() as w:
-        identity = await _identity(w, store.clock(), authority, asked, print_)
-    device = identity["host"]
-    return {
-        "device": device,
-        "prefix": (topics or Topics()).device_prefix(device),
-        "certificate": identity["certificate"],
-        **authority.introduction(),
-        "channel_key": authority.channel_key(device, identity["incarnation"]).hex(),
-        "broker": {"host": broker[0], "port": broker[1]},
-    }
+    Raises Invalid naming members, Forbidden for a token that does not do or a device that was refused, Unavailable."""
+    asked = evidence.checked(body)
+    key = certificates.fingerprint(certificates.requested_key(asked.csr))
+
+    async def once() -> Row | Waiting:
+        async with store.transaction() as w:
+            return await _Redemption(w, authority, asked, key, address, store.clock()).outcome()
+
+    async with _turns.setdefault(db, asyncio.Semaphore(AT_ONCE)):
+        found = await store.retrying(once)
+    if isinstance(found, Waiting):
+        return found
+    device = found["host"]
+    return Admitted(
+        {
+            "device": device,
+            "prefix": (topics or Topics()).device_prefix(device),
+            "certificate": found["certificate"],
+            **authority.introduction(),
+            "channel_key": authority.channel_key(device, found["incarnation"]).hex(),
+            "broker": {"host": broker[0], "port": broker[1]},
+        }
+    )
 
 
 def host_name(hostname: str | None) -> str:
@@ -105,70 +122,193 @@ def host_name(hostname: str | None) -> str:
     return text if NAME.fullmatch(text) else FALLBACK_NAME
 
 
-def _checked(request: Any) -> Request:
-    try:
-        return Request.model_validate(request)
-    except ValidationError as error:
-        problems = tuple(
-            Problem("".join(f"/{part}" for part in e["loc"]), e["msg"]) for e in error.errors(include_url=False, include_input=False)
+def retry_after(waited: timedelta) -> int:
+    """Seconds until it may ask again."""
+    return min(LATEST_S, max(SOONEST_S, int(waited.total_seconds()) // PATIENCE))
+
+
+class _Redemption:
+    """One request in its transaction. A row of `device_identity` is what the answer is made of."""
+
+    def __init__(self, w: Writer, authority: Authority, asked: Request, key: str, address: str, now: datetime) -> None:
+        self._w, self._authority, self._asked, self._key, self._now = w, authority, asked, key, now
+        self._evidence = {**asked.evidence.kept(), "agent_version": asked.agent_version, "address": address}
+        self._secret = hashlib.sha256(asked.token.encode()).hexdigest()
+
+    async def outcome(self) -> Row | Waiting:
+        """Raises Forbidden."""
+        waiting = await self._fetch("waiting_by_key", self._key, self._secret)
+        if waiting is not None and await self._nothing_new(waiting):
+            await self._w.tx.lazily()  # nothing but a sign of life
+            return await self._go_on_waiting(waiting)
+        await self._fetch("lock_enrollment", LOCK)
+        token = await self._fetch("lock_enrollment_token", self._secret)
+        if token is None:
+            raise Forbidden(REFUSED)
+        identity = await self._fetch("lock_identity_by_key", self._key)
+        if identity is not None:
+            return await self._known_key(token, identity)
+        request = await self._fetch("request_by_key", self._key)
+        if request is None:
+            await self._use(token)
+            return await self._arrive(token)
+        if request["token"] != token["id"]:
+            await self._use(token)
+        return await self._ask_again(token, request)
+
+    # --- who it is ------------------------------------------------------------------------------------------------------------
+
+    async def _known_key(self, token: Row, identity: Row) -> Row:
+        if identity["revoked_at"] is not None:
+            raise Forbidden(REVOKED)
+        if identity["token"] == token["id"]:
+            return identity
+        await self._use(token)
+        return await self._again(token, identity)
+
+    async def _arrive(self, token: Row) -> Row | Waiting:
+        """A key that nobody has seen before."""
+        match await self._recognise(None):
+            case Expected(host):
+                return await self._become(await self._w.load(HOST, host), token)
+            case Stranger() if token["approve"]:
+                return await self._admit(await self._new_host(token, "onboarded"), token)
+            case verdict:
+                return await self._wait(token, _same_as(verdict))
+
+    async def _ask_again(self, token: Row, request: Row) -> Row | Waiting:
+        """A device that waits: what a person has decided meanwhile, else what was written down for it, else a token that approves."""
+        host = await self._w.load(HOST, request["host"])
+        if host["deleted_at"] is not None or host["desired_state"] not in ("registered", "onboarded"):
+            raise Forbidden(REJECTED)
+        if host["desired_state"] == "onboarded":
+            return await self._let_in(host, token)
+        verdict = await self._recognise(host["id"])
+        if isinstance(verdict, Expected):
+            return await self._succeed(host, await self._w.load(HOST, verdict.host), token)
+        if token["approve"] and isinstance(verdict, Stranger) and host["replaces"] is None:
+            await self._w.patch(HOST, host["id"], {"desired_state": "onboarded"}, Actor.system(), None)
+            return await self._admit(host["id"], token)
+        await self._renew(host, token, request, _same_as(verdict))
+        return await self._go_on_waiting(request)
+
+    async def _recognise(self, asking: str | None) -> Verdict:
+        told = self._asked.evidence
+        serial, uuid = serial_key(told.serial), uuid_key(told.uuid)
+        if serial is None and uuid is None:
+            return Stranger()
+        spelled = [] if serial is None else sorted({str(told.serial), serial, serial.upper()})
+        rows = await self._w.tx.raw.fetch(SQL["recognised_hosts"], serial, uuid, spelled, asking)
+        return recognise(serial, uuid, [Candidate(row["id"], row["taken"], row["expected_serial"], row["expected_uuid"]) for row in rows])
+
+    # --- the waiting room -----------------------------------------------------------------------------------------------------
+
+    async def _nothing_new(self, request: Row) -> bool:
+        """Neither has a person decided, nor is it known to be another machine than it was."""
+        if request["desired_state"] != "registered":
+            return False
+        verdict = await self._recognise(request["host"])
+        return not isinstance(verdict, Expected) and list(_same_as(verdict)) == loads(request["same_as"])
+
+    async def _wait(self, token: Row, same_as: tuple[str, ...]) -> Waiting:
+        host = await self._new_host(token, "registered", replaces=same_as[0] if same_as else None)
+        await self._execute("add_request", host, self._key, token["id"], dumps(self._evidence), dumps(same_as), self._now)
+        log.info("device waits for approval", extra={"device": host, "token": token["id"], "same_as": list(same_as)})
+        return Waiting(host, SOONEST_S)
+
+    async def _renew(self, host: Resource, token: Row, request: Row, same_as: tuple[str, ...]) -> None:
+        """What is found out since it came is shown too; whom a person has said that it replaces stays, unless there is news."""
+        if list(same_as) != loads(request["same_as"]):
+            await self._w.write(HOST, host["id"], {"replaces": same_as[0] if same_as else None}, Actor.system())
+        await self._execute("renew_request", host["id"], token["id"], dumps(self._evidence), dumps(same_as), self._now)
+
+    async def _go_on_waiting(self, request: Row) -> Waiting:
+        await self._execute("request_heard", request["host"], self._now)
+        return Waiting(request["host"], retry_after(self._now - request["created_at"]))
+
+    async def _let_in(self, host: Resource, token: Row) -> Row:
+        """A person has approved it."""
+        if host["replaces"] is not None:
+            try:
+                former = await self._w.load(HOST, host["replaces"])
+            except NotFound:
+                return await self._admit(host["id"], token)
+            if former["deleted_at"] is None:
+                await self._w.patch(HOST, former["id"], {"desired_state": "onboarded"}, Actor.system(), None)
+                return await self._succeed(host, former, token)
+        return await self._admit(host["id"], token)
+
+    # --- identities -----------------------------------------------------------------------------------------------------------
+
+    async def _admit(self, host: str, token: Row) -> Row:
+        """The host's first identity."""
+        issued = self._authority.issue_device(self._asked.csr, host)
+        row = await self._fetch(
+            "add_identity", host, self._key, issued.pem, issued.serial, issued.expires_at, dumps(self._evidence), token["id"], self._now
         )
-        raise Invalid("; ".join(f"{p.pointer}: {p.detail}" for p in problems), errors=problems) from None
+        await self._execute("add_stream", host)
+        await self._execute("drop_request", host)
+        log.info("device enrolled", extra={"device": host, "token": token["id"]})
+        return _there(row)
+
+    async def _succeed(self, waiting: Resource, former: Resource, token: Row) -> Row:
+        """What waited becomes a host that there is; its own goes."""
+        row = await self._become(former, token)
+        await self._w.remove(HOST, waiting["id"], Actor.system())
+        return row
+
+    async def _become(self, host: Resource, token: Row) -> Row:
+        """The device takes a host that there is: as its first one, or in place of another, whose credentials are void from now on."""
+        issued = self._authority.issue_device(self._asked.csr, host["id"])
+        row = await self._fetch(
+            "rekey_identity", host["id"], self._key, issued.pem, issued.serial, issued.expires_at, dumps(self._evidence), token["id"]
+        )
+        if row is None:
+            return await self._admit(host["id"], token)
+        await self._execute("forget_trust", host["id"])
+        log.info("device replaced", extra={"device": host["id"], "token": token["id"], "incarnation": row["incarnation"]})
+        return row
+
+    async def _again(self, token: Row, known: Row) -> Row:
+        """The key is known, under another token: the same host, a new certificate, and a channel key that nobody has had. A token that
+        approves does so here too, but not what a person has decided to distrust."""
+        host = known["host"]
+        if token["approve"] and (await self._w.load(HOST, host))["desired_state"] == "registered":
+            await self._w.patch(HOST, host, {"desired_state": "onboarded"}, Actor.system(), None)
+        issued = self._authority.issue_device(self._asked.csr, host)
+        row = await self._fetch("renew_identity", host, issued.pem, issued.serial, issued.expires_at, dumps(self._evidence), token["id"])
+        log.info("device enrolled again", extra={"device": host, "token": token["id"]})
+        return _there(row)
+
+    async def _use(self, token: Row) -> None:
+        """Count one use. Raises Forbidden."""
+        if token["used"] >= token["uses"] or token["expires_at"] <= self._now or token["deleted_at"] is not None:
+            raise Forbidden(REFUSED)
+        await self._w.write(ENROLLMENT_TOKEN, token["id"], {"used": token["used"] + 1}, Actor.inventory())
+
+    async def _new_host(self, token: Row, desired_state: str, replaces: str | None = None) -> str:
+        values = {
+            "id": new_id(HOST.prefix),
+            "name": host_name(self._asked.evidence.hostname),
+            "site": token["site"],
+            "labels": loads(token["given_labels"]),
+            "desired_state": desired_state,
+            "replaces": replaces,
+        }
+        return await self._w.make(HOST, values, Actor.system())
+
+    async def _fetch(self, statement: str, *values: Any) -> Row | None:
+        row = await self._w.tx.raw.fetchrow(SQL[statement], *values)
+        return None if row is None else dict(row)
+
+    async def _execute(self, statement: str, *values: Any) -> None:
+        await self._w.tx.raw.execute(SQL[statement], *values)
 
 
-async def _identity(w: Writer, now: datetime, authority: Authority, asked: Request, print_: str) -> Row:
-    """The row of `device_identity` that the answer is made of."""
-    token = await w.tx.raw.fetchrow(SQL["lock_enrollment_token"], hashlib.sha256(asked.token.encode()).hexdigest())
-    if token is None:
-        raise Forbidden(REFUSED)
-    known = await w.tx.raw.fetchrow(SQL["lock_identity_by_key"], print_)
-    if known is not None and known["revoked_at"] is not None:
-        raise Forbidden("this device's key has been revoked: remove its key and enroll it anew")
-    if known is not None and known["token"] == token["id"]:
-        return dict(known)
-    if token["used"] >= token["uses"] or token["expires_at"] <= now or token["deleted_at"] is not None:
-        raise Forbidden(REFUSED)
-    await w.write(BY_NAME["enrollment-token"], token["id"], {"used": token["used"] + 1}, Actor.inventory())
-    if known is not None:
-        return await _again(w, authority, asked, dict(token), dict(known))
-    return await _first(w, authority, asked, dict(token), print_, now)
+def _same_as(verdict: Verdict) -> tuple[str, ...]:
+    return verdict.hosts if isinstance(verdict, Known) else ()
 
 
-async def _first(w: Writer, authority: Authority, asked: Request, token: Row, print_: str, now: datetime) -> Row:
-    host = await w.make(BY_NAME["host"], _host_values(asked.evidence, token), Actor.system())
-    issued = authority.issue_device(asked.csr, host)
-    row = await w.tx.raw.fetchrow(
-        SQL["add_identity"], host, print_, issued.pem, issued.serial, issued.expires_at, dumps(_evidence(asked)), token["id"], now
-    )
-    await w.tx.raw.execute(SQL["add_stream"], host)
-    log.info("device enrolled", extra={"device": host, "token": token["id"]})
-    assert row is not None, "an INSERT returns its row"
-    return dict(row)
-
-
-async def _again(w: Writer, authority: Authority, asked: Request, token: Row, known: Row) -> Row:
-    """The key is known, under another token: the same host, a new certificate, and a channel key that nobody has had before. A token that
-    approves does so here too, but not what a person has decided to distrust."""
-    kind, host = BY_NAME["host"], known["host"]
-    if token["approve"] and (await w.load(kind, host))["desired_state"] == "registered":
-        await w.patch(kind, host, {"desired_state": "onboarded"}, Actor.system(), None)
-    issued: Issued = authority.issue_device(asked.csr, host)
-    row = await w.tx.raw.fetchrow(
-        SQL["renew_identity"], host, issued.pem, issued.serial, issued.expires_at, dumps(_evidence(asked)), token["id"]
-    )
-    log.info("device enrolled again", extra={"device": host, "token": token["id"]})
-    assert row is not None, "the row is locked"
-    return dict(row)
-
-
-def _host_values(evidence: Evidence, token: Row) -> dict[str, Any]:
-    return {
-        "id": new_id(BY_NAME["host"].prefix),
-        "name": host_name(evidence.hostname),
-        "site": token["site"],
-        "labels": loads(token["given_labels"]),
-        "desired_state": "onboarded" if token["approve"] else "registered",
-    }
-
-
-def _evidence(asked: Request) -> dict[str, Any]:
-    return {**asked.evidence.model_dump(exclude_none=True), "agent_version": asked.agent_version}
+def _there(row: Row | None) -> Row:
+    assert row is not None, "it was just written, under its lock"
+    return row

@@ -141,7 +141,8 @@ def host_causes(row: Mapping[str, Any]) -> list[Cause]:
     status = loads(row["status"])
     if row["desired_state"] != row["current_state"] and status is not None and status["indicator"] != "idle":
         causes.append(cause(status["reason"], status["message"] or _words(status["reason"]), status["since"], row["due_at"]))
-    if row["current_state"] in ("discovered", "registered") and row["desired_state"] != "onboarded":
+    told = {each["reason"] for each in causes}
+    if row["current_state"] in ("discovered", "registered") and row["desired_state"] != "onboarded" and "WaitingForApproval" not in told:
         causes.append(cause("WaitingForApproval", "it gets no configs or commands until its desired_state is onboarded"))
     if row["presence"] in ("offline", "never") and row["enrolled"]:
         causes.append(_offline(row["name"], row["presence"], row["last_seen"]))

@@ -61,6 +61,8 @@ class Uses(StrEnum):
     """Deleting what is used is refused (409), naming the users."""
     OWNS = "owns"
     """The referring row is deleted with its owner."""
+    FORGETS = "forgets"
+    """The field becomes null when its target is deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ __models__ = [
     tables.DeviceIdentity,
     tables.DeviceTrust,
     tables.Certificate,
+    tables.EnrollmentRequest,
     tables.Poison,
     tables.DeviceLog,
     tables.IngestLease,

@@ -62,6 +62,18 @@ class Halt:
     halted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A device that people have not heard of and that asked to be let in. `waits`: nobody has decided yet. `replaces`: a host's name."""
+
+    host: str
+    name: str
+    waits: bool
+    serial: str | None
+    address: str | None
+    replaces: str | None
+
+
 async def hosts(connection: Connection, ids: Sequence[str]) -> list[Seen]:
     return [_seen(row) for row in await connection.fetch(SQL["told_hosts"], list(ids))]
 
@@ -85,6 +97,11 @@ async def component_counts(connection: Connection, hosts: Sequence[str]) -> dict
     return {row["host"]: row["n"] for row in await connection.fetch(SQL["count_components"], list(hosts))}
 
 
+async def asking(connection: Connection, hosts: Sequence[str]) -> list[Asking]:
+    rows = await connection.fetch(SQL["untold_requests"], list(hosts))
+    return [Asking(r["host"], r["title"] or r["name"], r["waits"], r["serial"], r["address"], r["replaces"]) for r in rows]
+
+
 async def halts(connection: Connection, configs: Sequence[str]) -> list[Halt]:
     rows = await connection.fetch(SQL["untold_halts"], list(configs))
     return [
@@ -104,6 +121,10 @@ async def tell_parts(tx: Tx, told: Sequence[Part]) -> None:
     await tx.raw.execute(
         SQL["tell_components"], [p.host for p in told], [p.type for p in told], [p.key for p in told], [p.present for p in told]
     )
+
+
+async def tell_asking(tx: Tx, told: Sequence[Asking]) -> None:
+    await tx.raw.execute(SQL["tell_requests"], [one.host for one in told])
 
 
 async def tell_halts(tx: Tx, told: Sequence[Halt]) -> None:

@@ -133,3 +133,15 @@ async def unread(db: Database) -> int:
 async def unread_ids(db: Database, limit: int) -> list[str]:
     async with db.acquire() as connection:
         return [row["id"] for row in await connection.fetch(SQL["unread_ids"], limit)]
+
+
+async def waiting_ids(db: Database, limit: int) -> list[str]:
+    """Hosts whose devices wait for approval or were refused, who came last first."""
+    async with db.acquire() as connection:
+        return [row["host"] for row in await connection.fetch(SQL["waiting_ids"], limit)]
+
+
+async def expected_ids(db: Database, limit: int) -> list[str]:
+    """Hosts that were written down and whose machines have not come yet, the newest first."""
+    async with db.acquire() as connection:
+        return [row["id"] for row in await connection.fetch(SQL["expected_ids"], limit)]

@@ -334,9 +334,83 @@ INSERT INTO device_identity (host, fingerprint, incarnation, certificate, certif
 VALUES ($1, $2, 1, $3, $4, $5, 0, $6::jsonb, $7, $8)
 RETURNING host, incarnation, certificate;
 
+-- name: rekey_identity
+-- Another key takes a host's place: a new incarnation. $1 host, $2 fingerprint, $3 certificate (PEM), $4 its serial, $5 its end,
+-- $6 evidence (JSON), $7 token id
+UPDATE device_identity
+SET fingerprint = $2, incarnation = incarnation + 1, certificate = $3, certificate_serial = $4, expires_at = $5, evidence = $6::jsonb,
+    token = $7, revoked_at = NULL
+WHERE host = $1
+RETURNING host, incarnation, certificate;
+
+-- name: forget_trust
+-- What keys the device before had, and which it knew, is nothing to the next. $1 host
+DELETE FROM device_trust WHERE host = $1;
+
 -- name: add_stream
 -- $1 host
 INSERT INTO device_stream (host, seq, retired, retired_epochs, keepalive_s, heartbeat_s, flaps) VALUES ($1, 0, '[]', '[]', 30, 30, 0);
+
+-- name: lock_enrollment
+-- Whoever may make an identity, one at a time: what one has just made, the next must see. $1 the lock
+SELECT pg_advisory_xact_lock($1);
+
+-- name: waiting_by_key
+-- A device that waits, or was refused, asking again with the token that it came with. $1 fingerprint, $2 SHA-256 of the token, hex
+SELECT q.host, q.same_as, q.created_at, h.desired_state
+FROM enrollment_request q JOIN host h ON h.id = q.host JOIN enrollment_token t ON t.id = q.token
+WHERE q.fingerprint = $1 AND t.token_hash = $2;
+
+-- name: request_by_key
+-- $1 fingerprint
+SELECT host, token, evidence, same_as, created_at FROM enrollment_request WHERE fingerprint = $1 FOR UPDATE;
+
+-- name: add_request
+-- $1 host, $2 fingerprint, $3 token id, $4 evidence (JSON), $5 ids of hosts that it seems to be (JSON), $6 now
+INSERT INTO enrollment_request (host, fingerprint, token, evidence, same_as, told, created_at, asked_at)
+VALUES ($1, $2, $3, $4::jsonb, $5::jsonb, false, $6, $6);
+
+-- name: renew_request
+-- $1 host, $2 token id, $3 evidence (JSON), $4 ids of hosts that it seems to be (JSON), $5 now
+UPDATE enrollment_request SET token = $2, evidence = $3::jsonb, same_as = $4::jsonb, asked_at = $5 WHERE host = $1;
+
+-- name: request_heard
+-- $1 host, $2 now
+UPDATE enrollment_request SET asked_at = $2 WHERE host = $1;
+
+-- name: drop_request
+-- $1 host
+DELETE FROM enrollment_request WHERE host = $1;
+
+-- name: waiting_ids
+-- $1 how many
+SELECT host FROM enrollment_request ORDER BY created_at DESC, host LIMIT $1;
+
+-- name: expected_ids
+-- $1 how many
+SELECT h.id FROM host h LEFT JOIN device_identity di ON di.host = h.id
+WHERE (h.expected_serial IS NOT NULL OR h.expected_uuid IS NOT NULL) AND di.host IS NULL AND h.deleted_at IS NULL
+ORDER BY h.id DESC LIMIT $1;
+
+-- name: recognised_hosts
+-- Hosts whose machine has one of these keys: by what devices said when they came, by what they report, by what people expect. Those with
+-- the serial number first, the latest of them foremost. $1 serial number, $2 UUID, each as it is compared, or NULL; $3 the serial number as
+-- machines may write it; $4 the host that asks, or NULL
+WITH found AS (
+    SELECT host AS id, true AS by_serial FROM device_identity WHERE lower(evidence->>'serial') = $1
+    UNION ALL SELECT host, false FROM device_identity WHERE lower(evidence->>'uuid') = $2
+    UNION ALL SELECT host, lower(evidence->>'serial') IS NOT DISTINCT FROM $1 FROM enrollment_request
+              WHERE lower(evidence->>'serial') = $1 OR lower(evidence->>'uuid') = $2
+    UNION ALL SELECT id, true FROM host WHERE serial = ANY ($3::text[])
+    UNION ALL SELECT id, true FROM host WHERE lower(expected_serial) = $1 AND expected_serial IS NOT NULL
+    UNION ALL SELECT id, false FROM host WHERE expected_uuid = $2 AND expected_uuid IS NOT NULL
+)
+SELECT h.id, h.name, lower(h.expected_serial) AS expected_serial, h.expected_uuid,
+       di.host IS NOT NULL OR q.host IS NOT NULL OR h.desired_state = 'untrusted' AS taken
+FROM (SELECT id, bool_or(by_serial) AS by_serial FROM found GROUP BY id) f
+JOIN host h ON h.id = f.id LEFT JOIN device_identity di ON di.host = h.id LEFT JOIN enrollment_request q ON q.host = h.id
+WHERE h.id IS DISTINCT FROM $4::text AND h.deleted_at IS NULL
+ORDER BY f.by_serial DESC, di.host IS NOT NULL DESC, h.id DESC LIMIT 50;
 
 -- name: renew_identity
 -- $1 host, $2 certificate (PEM), $3 its serial, $4 its end, $5 evidence (JSON), $6 token id
@@ -509,8 +583,10 @@ SELECT id AS key FROM site;
 
 -- name: host_lives
 -- What decides about a host's life. $1 host ids
-SELECT h.id, h.name, h.desired_state, h.current_state, h.generation, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled
-FROM host h LEFT JOIN device_identity di ON di.host = h.id WHERE h.id = ANY ($1::text[]) ORDER BY h.id;
+SELECT h.id, h.name, h.desired_state, h.current_state, h.generation, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
+       q.host IS NOT NULL AS waiting
+FROM host h LEFT JOIN device_identity di ON di.host = h.id LEFT JOIN enrollment_request q ON q.host = h.id
+WHERE h.id = ANY ($1::text[]) ORDER BY h.id;
 
 -------------------------------------------------------------------------------------------------------------- notifications
 
@@ -521,6 +597,17 @@ SELECT h.id, h.name, h.title, h.site, s.name AS site_name, h.presence, h.boot_id
        EXISTS (SELECT 1 FROM host_facts f WHERE f.host = h.id) AS known
 FROM host h LEFT JOIN host_told t ON t.host = h.id LEFT JOIN site s ON s.id = h.site
 WHERE h.id = ANY ($1::text[]) ORDER BY h.id;
+
+-- name: untold_requests
+-- Devices that wait and that people have not been told of. $1 host ids
+SELECT q.host, h.name, h.title, h.desired_state = 'registered' AS waits, q.evidence->>'serial' AS serial,
+       q.evidence->>'address' AS address, o.name AS replaces
+FROM enrollment_request q JOIN host h ON h.id = q.host LEFT JOIN host o ON o.id = h.replaces
+WHERE q.host = ANY ($1::text[]) AND NOT q.told ORDER BY q.host;
+
+-- name: tell_requests
+-- $1 host ids
+UPDATE enrollment_request SET told = true WHERE host = ANY ($1::text[]);
 
 -- name: untold_components
 -- Components that are not as people were told. $1 host ids
@@ -562,6 +649,7 @@ SELECT h.id AS key FROM host h LEFT JOIN host_told t ON t.host = h.id
 WHERE t.presence IS DISTINCT FROM CASE h.presence WHEN 'offline' THEN 'offline' WHEN 'never' THEN t.presence ELSE 'online' END
    OR (t.host IS NOT NULL AND (t.boot_id IS DISTINCT FROM h.boot_id OR t.agent_version IS DISTINCT FROM h.agent_version))
 UNION SELECT host FROM component WHERE told_present IS DISTINCT FROM present
+UNION SELECT host FROM enrollment_request WHERE NOT told
 UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean, false) <> told_halted;
 
 ------------------------------------------------------------------------------------------------------------------- dispatch

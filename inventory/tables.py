@@ -206,6 +206,24 @@ class Certificate(Model):
         table = "certificate"
 
 
+class EnrollmentRequest(Model):
+    """A device that waits to be let in, or was refused: its key, and what it says of itself. It has a host, which nobody has approved.
+
+    `same_as`: ids of the hosts whose machine it seems to be. `asked_at`: it is heard no later. `told`: people have been told of it."""
+
+    host = CharField(max_length=64, primary_key=True)
+    fingerprint = CharField(max_length=64, unique=True)
+    token = CharField(max_length=64)
+    evidence: Any = fields.JSONField()
+    same_as: Any = fields.JSONField()
+    told = fields.BooleanField(default=False)
+    created_at = DatetimeField()
+    asked_at = DatetimeField()
+
+    class Meta:
+        table = "enrollment_request"
+
+
 class Poison(Model):
     """A message of a device whose body could not be used, set aside with its error."""
 

@@ -240,6 +240,7 @@ class Writer:
         for owned_kind, ids in await self._owned(kind, current["id"]):
             for owned in await self._read(owned_kind, ids, lock=True):
                 await self._remove(owned_kind, owned, actor)
+        await self._forget(kind, current["id"], actor)
         await self._delete_row(kind, current["id"])
         await self.tx.raw.execute("DELETE FROM work WHERE manager = $1 AND key = $2", kind.name, current["id"])
         version = await self._next_version()
@@ -247,6 +248,13 @@ class Writer:
         self._drafts.append(
             Draft(kind.name, current["id"], "deleted", version, current["generation"], (), None, before, _host_of(kind, current), actor)
         )
+
+    async def _forget(self, kind: Kind, id: str, actor: Actor) -> None:
+        """What refers to it without being its own, and without standing in its way, does so no more."""
+        for referring, name in _referrers(kind, Uses.FORGETS):
+            rows = await self.tx.raw.fetch(f'SELECT id FROM "{referring.table}" WHERE "{name}" = $1 ORDER BY id', id)
+            for row in rows:
+                await self._update(referring, await self.load(referring, row["id"]), {name: None}, actor)
 
     def _draft(self, kind: Kind, op: str, after: Resource, before: Resource | None, actor: Actor, also: tuple[str, ...] = ()) -> None:
         seen = logged(kind, after)
@@ -293,6 +301,10 @@ class Writer:
         except IntegrityError as error:
             if "_name_key" in str(error) or "(name)" in str(error):
                 raise Conflict(f"there is a {kind.name} named {name} already", errors=(Problem("/name", "is taken"),)) from error
+            for field in kind.own_fields:
+                if f'unique constraint "{kind.table}_{field.name}"' in str(error):
+                    words = f"another {kind.name} has the same already"
+                    raise Conflict(f"{field.name}: {words}", errors=(Problem(f"/{field.name}", words),)) from error
             raise Conflict(f"{kind.name} {name}: {error}") from error
 
     async def _resolve_references(self, kind: Kind, values: Values, id: str = "") -> None:

@@ -66,7 +66,7 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
         raise Misconfigured("FLEETWARD_DATABASE must begin with postgresql://")
     if not options.tls and not _loopback(options.host):
         raise Misconfigured(f"--host {options.host} is not this machine alone, so it needs --tls: tokens must not be overheard")
-    secrets = environment.get("FLEETWARD_SECRETS")
+    secrets, wheels = environment.get("FLEETWARD_SECRETS"), environment.get("FLEETWARD_WHEELS")
     return Settings(
         database=database,
         secrets=Path(secrets) if secrets else None,
@@ -74,6 +74,7 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
         topic_root=environment.get("FLEETWARD_TOPIC_ROOT", "fleet"),
         tls=options.tls,
         grace=_grace(environment),
+        wheels=Path(wheels) if wheels else None,
         replica=replica_number(environment),
         provider=Provider.read(environment),
     )

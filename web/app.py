@@ -26,6 +26,8 @@ from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, provider_sign_in, signin
 from web.api import account, api_tokens, audit, certificates, enrollment, events, integrations, meta, resources, sessions, users
+from web.delivery import routes as delivery
+from web.delivery.shelf import Shelf
 from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
@@ -42,6 +44,7 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     provider_sign_in.blueprint,
     meta.blueprint,
     enrollment.blueprint,
+    delivery.blueprint,
     integrations.blueprint,
     certificates.blueprint,
     users.blueprint,
@@ -93,6 +96,7 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     services = Services(
         *(settings, db, store, hub, authority, readmission, session_key(settings.secrets)),
         gate=Gate(waiting_most=settings.requests_waiting),
+        shelf=Shelf(settings.wheels),
         standing=Standing(db, settings.session_idle, hub.wake, settings.stream_recheck_s),
         provider=None if settings.provider is None else ProviderClient(settings.provider),
     )

@@ -13,6 +13,7 @@ from typing import Any
 from quart import Quart, Request, Response, request
 from quart.wrappers.request import Body
 
+from inventory.errors import BadRequest
 from web import json
 from web.problems import TooLarge, UnsupportedMediaType
 
@@ -65,15 +66,30 @@ async def read_object(types: tuple[str, ...] = JSON_TYPES, *, may_be_empty: bool
     """The body's JSON object. may_be_empty: no body at all means an empty object.
 
     Raises UnsupportedMediaType (415), TooLarge (413), BadRequest (400) or Invalid (422)."""
+    raw = await _read()
+    if may_be_empty and not raw:
+        return {}
+    _check_type(types)
+    return json.decode_object(raw)
+
+
+async def read_text(types: tuple[str, ...]) -> str:
+    """The body as text. Raises UnsupportedMediaType (415), TooLarge (413), BadRequest (400)."""
+    raw = await _read()
+    _check_type(types)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8") from None
+
+
+async def _read() -> bytes:
     if (request.content_length or 0) > MAX_BODY:
         raise TooLarge(f"the body is longer than {MAX_BODY} bytes")
     raw = await request.get_data(cache=False)
     if not isinstance(raw, bytes):
         raise TypeError("Quart gives bytes unless asked for text")
-    if may_be_empty and not raw:
-        return {}
-    _check_type(types)
-    return json.decode_object(raw)
+    return raw
 
 
 def _check_type(types: tuple[str, ...]) -> None:

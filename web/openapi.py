@@ -186,7 +186,10 @@ def _access_paths() -> dict[str, dict[str, Any]]:
     login = _operation(
         "signIn", "access", "Sign in.", signed_in, 413, 415, 422, 429, requestBody={"required": True, "content": credentials}
     )
-    enrolled = {"200": _given("The identity.", reference("EnrollAnswer"))}
+    enrolled = {
+        "200": _given("The identity.", reference("EnrollAnswer")),
+        "202": _given("It waits for approval; `Retry-After` says when to ask again.", reference("EnrollWaiting")),
+    }
     enroll = _operation(
         "enroll", "access", "A device gets its identity.", enrolled, 413, 415, 422,
         requestBody={"required": True, **_content(reference("EnrollRequest"))},
@@ -203,6 +206,7 @@ def _access_paths() -> dict[str, dict[str, Any]]:
         "/logout": {"post": _operation("signOut", "access", "End the session.", signed_out)},
         "/api/v1/enroll": {"post": enroll},
         "/api/v1/renew": {"post": renew},
+        "/api/v1/hosts:preregister": {"post": _preregister()},
         "/api/v1/integrations": _integrations(),
         "/api/v1/integrations/{name}": {
             "parameters": [{**_REF, "name": "name", "description": "Its name."}],
@@ -229,6 +233,15 @@ def _access_paths() -> dict[str, dict[str, Any]]:
             ),
         },
     }
+
+
+def _preregister() -> Operation:
+    sheet = {"type": "string", "description": "CSV with a heading: serial, uuid, name, title, site, labels."}
+    return _operation(
+        "preregisterHosts", "hosts", "Write down machines that are to come.",
+        {"200": _given("Hosts that were made, and those that were there already.", reference("Preregistered"))}, 413, 415, 422,
+        parameters=_query(WRITE), requestBody={"required": True, **_content(sheet, "text/csv")},
+    )  # fmt: skip
 
 
 def _integrations() -> dict[str, Operation]:

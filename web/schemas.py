@@ -139,6 +139,7 @@ _CERTIFICATE = _plain(
         "description": "Why it is taken back: somebody said so, its machine enrolled anew, or what its host is.",
     },
 )
+_LINE = _plain("A host, and the line that names its machine.", "line id name", line=_NUMBER, id=_TEXT, name=_TEXT)
 
 GENERAL: dict[str, Schema] = {
     "Problem": _plain(
@@ -241,12 +242,18 @@ GENERAL: dict[str, Schema] = {
     ),
     "EnrollRequest": _plain(
         "A device's first request.",
-        "token csr",
+        "token csr evidence",
         token=_TEXT,
         csr={"type": "string", "description": "PKCS #10, PEM."},
         evidence={
-            "type": "object",
-            "properties": {"serial": _TEXT, "uuid": _TEXT, "macs": _array(_TEXT), "hostname": _TEXT},
+            "type": ["object", "null"],
+            "description": "What it says of itself; null for what it does not know. Shown to whoever approves it.",
+            "properties": {
+                "serial": {"type": ["string", "null"]},
+                "uuid": {"type": ["string", "null"]},
+                "macs": {"type": ["array", "null"], "items": _TEXT},
+                "hostname": {"type": ["string", "null"]},
+            },
         },
         agent_version=_TEXT,
     ),
@@ -274,6 +281,19 @@ GENERAL: dict[str, Schema] = {
         "answer keys",
         answer={"type": "string", "description": "The payload of down/certificate, with its MAC."},
         keys={"type": "string", "description": "The payload of down/keys."},
+    ),
+    "EnrollWaiting": _plain(
+        "It waits for approval, and asks again with the same token and key.",
+        "request retry_after",
+        request={"type": "string", "description": "The host that is to be approved."},
+        retry_after={"type": "integer", "description": "Seconds."},
+    ),
+    "Preregistered": _plain(
+        "What became of a sheet.",
+        "created known notes",
+        created=_array(_LINE),
+        known=_array(_LINE),
+        notes=_array(_plain("What of a line counts for nothing.", "line detail", line=_NUMBER, detail=_TEXT)),
     ),
     "IntegrationRequest": _plain(
         "A program to let in.",

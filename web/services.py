@@ -12,6 +12,7 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.readmission import Readmission
 from inventory.store import Store
+from web.delivery.shelf import Shelf
 from web.gate import Gate, Recognised
 from web.hub import Hub
 from web.providers import ProviderClient
@@ -41,6 +42,8 @@ class Services:
     """Ends the streams of those who may no longer read."""
     provider: ProviderClient | None
     """Speaks with the identity provider, where there is one."""
+    shelf: Shelf
+    """The agent's wheels."""
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     """For requests that hold two connections."""
     throttle: Throttle = field(default_factory=Throttle)

@@ -18,6 +18,7 @@ class Settings:
     secrets: the installation's secrets directory; None where there is none (then nobody can enroll).
     mqtt: host and port that devices are told to connect to.
     tls: requests come in over HTTPS, so cookies are marked for it.
+    wheels: a directory of the agent's wheels for platforms other than this server's; None where there is none.
     """
 
     database: str
@@ -27,6 +28,7 @@ class Settings:
     tls: bool = False
     grace: timedelta = GRACE
     """How long after its end a device's certificate still gets another one."""
+    wheels: Path | None = None
     replica: int = 1
     """Which of several web processes on this machine this is, for its metrics."""
 

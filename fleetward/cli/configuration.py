@@ -21,6 +21,7 @@ KEYS = (
         "secrets",
         "topic_root",
         "mqtt_advertise",
+        "wheels",
         "replica",
         "certificate_grace",
         "log",

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import accounts, apply, audit, authority, backups, certificates, doctor, events, resources, run, tokens, wait
+from fleetward.cli import accounts, apply, audit, authority, backups, certificates, doctor, enrolling, events, resources, run, tokens, wait
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.cli.terminal import echo
@@ -27,6 +27,10 @@ COMMANDS: tuple[click.Command, ...] = (
     events.events,
     audit.audit,
     tokens.token,
+    enrolling.waiting,
+    enrolling.approve,
+    enrolling.reject,
+    enrolling.preregister,
     tokens.integration,
     accounts.user,
     accounts.sessions,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from fleetward.cli import joining
 from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import talk
 from fleetward.cli.resources import pair
@@ -28,7 +29,7 @@ def token() -> None:
 @click.option("--ttl", metavar="DURATION", help="How long it may be used, such as 15m (the default) or 24h.")
 @click.option("--site", metavar="SITE", help="The site its devices are put at.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label its devices get; repeatable.")
-@click.option("--approve", is_flag=True, help="Its devices are onboarded at once.")
+@click.option("--approve", is_flag=True, help="Its devices are onboarded at once, unless their machine is known already.")
 @connected
 def create_token(session: Session, uses: int, ttl: str | None, site: str | None, labels: tuple[str, ...], approve: bool) -> None:
     """Make an enrollment token and print it, alone; it is shown this once."""
@@ -42,8 +43,22 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     made = session.client.create("enrollment-tokens", body)
     echo(made["token"])
     trust = f" --ca-fingerprint {fingerprint(session.ca)}" if session.ca else ""
-    talk(f"For {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}. On the device, as root:")
-    talk(f"  fleetward-agent enroll --server {session.advertised or session.client.server} --token TOKEN{trust} && fleetward-agent run")
+    server = session.advertised or session.client.server
+    waits = "" if approve else "; each then waits for `fleetward approve`"
+    talk(f"For {uses} device{'s' if uses > 1 else ''}, until {made['expires_at']}{waits}. On the device:")
+    if (line := _script(session, server)) is not None:
+        talk(f"  {line}")
+        talk("or, where the agent is installed already, as root:")
+    talk(f"  fleetward-agent enroll --server {server} --token TOKEN{trust} && fleetward-agent run")
+
+
+def _script(session: Session, server: str) -> str | None:
+    """With the name that devices know it by; its key is the same by each of its names. None where it can't be asked for that."""
+    try:
+        reached = joining.command(session.client.server, session.ca)
+    except OSError:
+        return None
+    return reached.replace(f" {session.client.server}/", f" {server}/")
 
 
 def _end(ttl: str) -> datetime:

@@ -1,10 +1,12 @@
 """Host: a machine of the fleet. What the user wants of it, what the device says of itself, and what Inventory sees, in one resource."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, StringConstraints
 from tortoise import fields
 
-from inventory.kind import DEVICE, INVENTORY, USER, Field, Kind, Name, Nature, Reference, Scalar, States, Time
+from inventory.kind import DEVICE, INVENTORY, USER, Field, Kind, Name, Nature, Reference, Scalar, States, Text, Time, Uses
+from inventory.recognition import serial_key, uuid_key
 from inventory.rows import ResourceRow
 
 PRESENCES = ("online", "stale", "offline", "never")
@@ -34,6 +36,9 @@ class HostRow(ResourceRow):
     agent_version = fields.TextField(null=True)
     policy: Any = fields.JSONField(null=True)
     presence = fields.CharField(max_length=16, default="never")
+    expected_serial = fields.CharField(max_length=256, null=True)
+    expected_uuid = fields.CharField(max_length=36, null=True)
+    replaces = fields.CharField(max_length=64, null=True)
 
     class Meta:
         table = "host"
@@ -43,6 +48,37 @@ def _device(name: str, doc: str, scalar: Scalar = Scalar.TEXT, *, selectable: bo
     annotation: Any = int if scalar is Scalar.INTEGER else str
     return Field(name=name, annotation=annotation, scalar=scalar, owner=DEVICE, doc=doc, selectable=selectable)
 
+
+def _telling_serial(text: str) -> str:
+    if serial_key(text) is None:
+        raise ValueError("is what makers leave where a serial number belongs: many machines share it, so it can't name one")
+    return " ".join(text.split())
+
+
+def _telling_uuid(text: str) -> str:
+    key = uuid_key(text)
+    if key is None:
+        raise ValueError("must be an SMBIOS UUID, such as 4c4c4544-004b-5210-8051-b4c04f4a4d32, and none that many machines share")
+    return key
+
+
+ExpectedSerial = Annotated[Text, StringConstraints(max_length=256), AfterValidator(_telling_serial)]
+ExpectedUuid = Annotated[Text, StringConstraints(max_length=64), AfterValidator(_telling_uuid)]
+
+_AT = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+
+
+def _came(row: str) -> str:
+    at = _AT.format(f"{row}.created_at")
+    return f"'token', {row}.token, 'fingerprint', {row}.fingerprint, 'evidence', {row}.evidence, 'since', {at}"
+
+
+ENROLLMENT = (
+    f"CASE WHEN eq.host IS NOT NULL THEN jsonb_build_object('waiting', true, {_came('eq')}, "
+    f"'asked_at', {_AT.format('eq.asked_at')}, 'same_as', eq.same_as) "
+    f"WHEN di.host IS NOT NULL THEN jsonb_build_object('waiting', false, {_came('di')}) END"
+)
+"""How its device came: what it said of itself, and where from."""
 
 PENDING = "(SELECT count(*) FROM host_config p WHERE p.host = r.id AND p.status->>'indicator' IS DISTINCT FROM 'idle')"
 FACTS = "(SELECT jsonb_object_agg(f.section, f.data) FROM host_facts f WHERE f.host = r.id)"
@@ -65,7 +101,7 @@ HOST = Kind(
     ),
     joins=(
         "LEFT JOIN host_labels hl ON hl.host = r.id LEFT JOIN device_liveness dl ON dl.host = r.id "
-        "LEFT JOIN device_identity di ON di.host = r.id"
+        "LEFT JOIN device_identity di ON di.host = r.id LEFT JOIN enrollment_request eq ON eq.host = r.id"
     ),
     own_fields=(
         Field(
@@ -77,6 +113,28 @@ HOST = Kind(
             reference=Reference("site"),
             intent=True,
             selectable=True,
+        ),
+        Field(
+            name="expected_serial",
+            annotation=ExpectedSerial,
+            scalar=Scalar.TEXT,
+            owner=USER,
+            doc="Pre-registration: the machine with this serial number and a valid token becomes this host, without waiting for approval.",
+        ),
+        Field(
+            name="expected_uuid",
+            annotation=ExpectedUuid,
+            scalar=Scalar.TEXT,
+            owner=USER,
+            doc="Likewise by SMBIOS UUID; where both are given, both must fit.",
+        ),
+        Field(
+            name="replaces",
+            annotation=Name,
+            scalar=Scalar.TEXT,
+            owner=USER,
+            doc="Of a device that waits: the host that it becomes when it is approved, as found by serial or UUID. Null: one of its own.",
+            reference=Reference("host", Uses.FORGETS),
         ),
         _device("serial", "Serial number, from firmware."),
         _device("uuid", "SMBIOS UUID."),
@@ -153,6 +211,17 @@ HOST = Kind(
             restless=True,
             column="di.expires_at",
             doc="When its certificate ends.",
+        ),
+        Field(
+            name="enrollment",
+            annotation=dict[str, Any],
+            scalar=Scalar.JSON,
+            owner=INVENTORY,
+            computed=True,
+            restless=True,
+            column=ENROLLMENT,
+            doc="How its device came: {waiting, since, token, fingerprint, evidence}; of one that waits also {asked_at, same_as}.",
+            members={"waiting": Scalar.BOOLEAN, "token": Scalar.TEXT, "fingerprint": Scalar.TEXT},
         ),
         Field(
             name="facts",

@@ -1,7 +1,8 @@
 """Host: its life, from known to onboarded to gone. Key: a host's id.
 
-Nothing has to be done on the device for it: a host is what its owner says, as soon as a device has enrolled for it. What depends on it
-(configs, commands) looks at `current_state`. A deleted host goes at once with all that it owns, whether its device can be reached or not.
+Nothing has to be done on the device for it: a host is what its owner says, as soon as a device has enrolled for it; one whose device waits
+for approval (`inventory.enrollment`) is `discovered`. What depends on it (configs, commands) looks at `current_state`. A deleted host goes
+at once with all that it owns, whether its device can be reached or not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ class Life:
     desired_state: str
     generation: int
     enrolled: bool
+    waiting: bool = False
+    """A device asks to become it, and has no identity yet."""
 
 
 def interest(change: Change) -> Sequence[AnyTrigger]:
@@ -39,7 +42,11 @@ def plan(life: Life) -> Outcome:
         return Done((Remove("host", life.id),))
     if life.desired_state == "onboarded" and not life.enrolled:
         here = {"current_state": "registered"}
-        return Again(None, "WaitingForDevice", "no device has enrolled for it yet", (Write("host", life.id, here),))
+        words = "approved: its device fetches its identity when it asks again" if life.waiting else "no device has enrolled for it yet"
+        return Again(None, "WaitingForDevice", words, (Write("host", life.id, here),))
+    if life.desired_state == "registered" and life.waiting and not life.enrolled:
+        here = {"current_state": "discovered"}
+        return Again(None, "WaitingForApproval", "a device asks to be let in: approve it or refuse it", (Write("host", life.id, here),))
     reached = {"current_state": life.desired_state, "observed_generation": life.generation}
     return Done((Write("host", life.id, reached),))
 
@@ -53,5 +60,5 @@ class HostReconciler:
     async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
         async with self._db.acquire() as connection:
             rows = await connection.fetch(SQL["host_lives"], [request.key for request in requests])
-        lives = {row["id"]: Life(row["id"], row["name"], row["desired_state"], row["generation"], row["enrolled"]) for row in rows}
+        lives = {row["id"]: Life(**{name: row[name] for name in Life.__slots__}) for row in rows}
         return {request.key: plan(lives[request.key]) if request.key in lives else Done() for request in requests}

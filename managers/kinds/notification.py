@@ -15,7 +15,7 @@ from inventory import notices
 from inventory.changes import Change
 from inventory.db import Database, Tx
 from inventory.ids import new_id
-from inventory.notices import Halt, Part, Seen, Told
+from inventory.notices import Asking, Halt, Part, Seen, Told
 from managers.reconcile import Also, AnyTrigger, Done, Effect, Make, Outcome, Request, Trigger
 
 QUEUE = "notification"
@@ -202,6 +202,21 @@ def plan_halts(halts: Sequence[Halt]) -> list[Message]:
     return messages
 
 
+def plan_asking(asking: Sequence[Asking]) -> list[Message]:
+    """Few devices that wait by name, with what a person goes by; many as one message."""
+    waiting = [one for one in asking if one.waits]
+    if len(waiting) > FEW:
+        text = f"{_list([one.name for one in waiting], 'device')} wait for approval"
+        return [Message("warning", "DeviceWaiting", text, "host", waiting[0].host)]
+    return [Message("warning", "DeviceWaiting", _asks(one), "host", one.host, one.host) for one in waiting]
+
+
+def _asks(one: Asking) -> str:
+    who = ", ".join(filter(None, [f"serial {one.serial}" if one.serial else "", f"from {one.address}" if one.address else ""]))
+    whose = f", to replace {one.replaces}" if one.replaces else ""
+    return f"{one.name} waits for approval{whose}" + (f" ({who})" if who else "")
+
+
 def _name(host: Seen) -> str:
     return host.title or host.name
 
@@ -235,15 +250,18 @@ class NotificationReconciler:
                 await notices.parts(connection, hosts),
                 await notices.component_counts(connection, hosts),
             )
+            asking = await notices.asking(connection, hosts)
             halts = await notices.halts(connection, [key for key in keys if not key.startswith("host-")])
-        effects += [Make("notification", message.values()) for message in [*telling.messages, *plan_halts(halts)]]
-        effects.append(Also(_told(telling, halts)))
+        effects += [Make("notification", message.values()) for message in [*telling.messages, *plan_asking(asking), *plan_halts(halts)]]
+        effects.append(Also(_told(telling, asking, halts)))
         # What is told of a batch is told together or not at all: the effects stand with its first key.
         return {key: Done(tuple(effects) if n == 0 else ()) for n, key in enumerate(keys)}
 
 
-def _told(telling: Telling, halts: Sequence[Halt]) -> Any:
+def _told(telling: Telling, asking: Sequence[Asking], halts: Sequence[Halt]) -> Any:
     async def note(tx: Tx) -> None:
+        if asking:
+            await notices.tell_asking(tx, asking)
         if telling.hosts:
             await notices.tell_hosts(tx, telling.hosts)
         if telling.parts:

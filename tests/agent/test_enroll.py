@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent import enroll, identity
-from edge_agent.enroll import Answered, EnrollFailed, Evidence, asker
+from edge_agent.enroll import Answered, EnrollFailed, Evidence, Unreachable, asker
 from edge_agent.session import tls_context
 from tests.agent.conftest import ROOT, AgentProcess
 from tests.agent.fleet import Ca, Fleet, _handler
@@ -91,6 +91,55 @@ def test_it_waits_for_approval(offline: Fleet, tmp_path: Path) -> None:
     enroll.enroll(tmp_path / "state", direct(offline), "good-token", EVIDENCE, "http://127.0.0.1:1", wait=wait)
     assert waits == [1.0, 1.0, 1.0]
     assert len(offline.devices) == 1
+
+
+def test_it_says_what_a_person_compares(offline: Fleet, tmp_path: Path) -> None:
+    """The host that waits, and the key's fingerprint as the server shows it, once; nothing of the token."""
+    offline.approve = False
+    said: list[str] = []
+
+    def wait(seconds: float) -> None:
+        offline.approve = len(offline.requests) == 2
+
+    enroll.enroll(tmp_path / "state", direct(offline), "good-token", EVIDENCE, "http://127.0.0.1:1", wait=wait, say=said.append)
+    key = enroll.load_or_make_key(tmp_path / "state" / "device.key").public_key()
+    [line] = said
+    assert "waiting for approval as req-" in line and enroll.fingerprint(key) in line and "good-token" not in line
+
+
+def test_what_passes_does_not_end_the_waiting(offline: Fleet, tmp_path: Path) -> None:
+    """Once it waits: a server that is restarted, or has too much to do. Before that, and where it is refused, it says so at once."""
+    answers: list[int | Exception] = [Unreachable("gone"), 202, Unreachable("gone"), 503, 429, 202, 200]
+
+    def ask(body: dict[str, Any]) -> Answered:
+        match answers.pop(0):
+            case 200:
+                return Answered(*offline.enroll(body))
+            case int(status):
+                return Answered(status, {"request": "host-1", "retry_after": 1})
+            case error:
+                raise error
+
+    def run_once(wait: Any = lambda _: None) -> str:
+        return enroll.enroll(tmp_path / "state", ask, "good-token", EVIDENCE, "http://127.0.0.1:1", wait=wait)
+
+    with pytest.raises(Unreachable):
+        run_once()
+    assert run_once().startswith("host-") and answers == []
+    answers += [202, 403]
+    with pytest.raises(EnrollFailed, match=r"refused \(403\)"):
+        run_once()
+
+
+def test_it_need_not_wait(fleet: Fleet, new_agent: Any) -> None:
+    """With --no-wait: exit 3, one line, nothing on standard output; the same command goes on later."""
+    fleet.approve = False
+    agent: AgentProcess = new_agent()
+    command = agent.command("enroll", "--server", fleet.url, "--token", "good-token", "--no-wait")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1) and "waiting for approval" in done.stderr
+    fleet.approve = True
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.startswith("host-")
 
 
 @pytest.mark.parametrize(

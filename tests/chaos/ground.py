@@ -241,7 +241,17 @@ class Ground:
         assert self._table is not None
         token = await self.token(1, {"group": device.name})
         where = ("--server", self._table.settings.url, "--token", token, "--state-dir", str(device.state))
-        await self._step(f"enroll-{device.name}", (sys.executable, "-P", "-m", "edge_agent", "enroll", *where), self._agents_environment())
+        step = (
+            f"enroll-{device.name}",
+            (sys.executable, "-P", "-m", "edge_agent", "enroll", "--no-wait", *where),
+            self._agents_environment(),
+        )
+        try:
+            await self._step(*step)
+        except RuntimeError:
+            if not await self._approved(device):
+                raise
+            await self._step(*step)
         path = device.state / identity.IDENTITY_FILE
         me = json.loads(path.read_text())
         if device.wired:
@@ -249,6 +259,13 @@ class Ground:
             path.write_text(json.dumps(me))
         device.host = me["device"]
         self.hosts[device.host] = device.name
+
+    async def _approved(self, device: Device) -> bool:
+        """All devices here are one machine: where firmware gives it a serial number, each but the first waits."""
+        waiting = await self.items("hosts", f'enrollment.waiting = true AND labels.group = "{device.name}"')
+        for host in waiting:
+            await self.ask("PATCH", f"hosts/{host['id']}", json={"desired_state": "onboarded", "replaces": None})
+        return bool(waiting)
 
     async def token(self, uses: int, labels: dict[str, str]) -> str:
         answer = await self.ask("POST", "enrollment-tokens", json={"uses": uses, "approve": True, "given_labels": labels})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.messages import SECTIONS, Facts, Section, encode, section_hash
-from edge_agent import discovery
+from edge_agent import discovery, enroll
 
 HERE = Path(__file__).parent
 MACHINES = ("server", "raspberry", "laptop", "vm")
@@ -81,3 +81,11 @@ def test_a_renamed_disk_and_nic_keep_their_keys(machine: Callable[[str], Any]) -
 def test_every_section_of_the_contract_has_its_probe() -> None:
     """In the contract's order, so that reports read alike everywhere."""
     assert tuple(probe.section for probe in discovery.PROBES) == SECTIONS
+
+
+def test_the_evidence_of_enrollment_is_what_the_facts_will_say(machines: Machines, name: str) -> None:
+    """A serial number from DMI or the device tree and no placeholder, so that a machine that comes again is known by either."""
+    root = machines(name).root
+    firmware, told = discovery.scan(root).sections["firmware"], enroll.evidence(root)
+    assert (told.serial, told.uuid) == (firmware["serial"] or "", (firmware["uuid"] or "").lower())
+    assert told.serial == {"server": "S432123X1234567", "raspberry": "10000000a1b2c3d4"}.get(name, "")

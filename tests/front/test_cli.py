@@ -7,15 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 from click.testing import Result
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from fleetward.client import ApiError, Client, Conflict, Denied, NotFound, Unreachable
 from inventory.authority import Authority
+from tests.front.conftest import Api
 from tests.waiting import until
 
 Fleet = Callable[..., Result]
@@ -213,11 +218,69 @@ def test_token_create_prints_the_token_alone(fleet: Fleet) -> None:
     site(fleet, "hall")
     result = fleet("token", "create", "--uses", "3", "--ttl", "2h", "--site", "hall", "--label", "line=4", "--approve")
     assert len(ok(result).split()) == 1
-    assert "fleetward-agent enroll" in result.stderr
+    assert "fleetward-agent enroll" in result.stderr and "/install.sh | sudo sh -s -- --token TOKEN" in result.stderr
     assert result.stdout.strip() not in result.stderr
     [made] = [one for one in json.loads(ok(fleet("get", "enrollment-tokens", "-o", "json")))["items"] if one["uses"] == 3]
     assert (made["approve"], made["given_labels"]) == (True, {"line": "4"})
     assert "token" not in made
+
+
+def device(api: Api, fleet: Fleet, token: str, **evidence: Any) -> tuple[int, dict[str, Any], Callable[[], int]]:
+    """A device asks to be let in: the answer, and a way to ask again."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256()).public_bytes(Encoding.PEM).decode()
+    body = {"token": token, "csr": csr, "evidence": evidence, "agent_version": "1"}
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{api.url}/api/v1/enroll", json=body, trust_env=False)
+
+    first = ask()
+    return first.status_code, first.json(), lambda: ask().status_code
+
+
+def test_the_waiting_room(api: Api, fleet: Fleet) -> None:
+    """Who waits is shown with what a person goes by; approved, refused, or approved as a host of its own."""
+    token = ok(fleet("token", "create", "--uses", "4")).strip()
+    macs = ["52:54:00:12:34:56", "52:54:00:12:34:57"]
+    status, first, again = device(api, fleet, token, serial="CLI-0001", hostname="cli-waits", macs=macs)
+    assert status == 202
+    shown = ok(fleet("waiting"))
+    assert shown.split()[:4] == ["NAME", "SERIAL", "UUID", "MAC"]
+    [line] = [line for line in shown.splitlines() if "cli-waits" in line]
+    assert all(words in line for words in ("CLI-0001", macs[0], "127.0.0.1")) and macs[1] not in line
+    [found] = [host for host in json.loads(ok(fleet("waiting", "-o", "json")))["items"] if host["name"] == "cli-waits"]
+    assert found["enrollment"]["fingerprint"][:16] in line
+    assert macs[1] in ok(fleet("waiting", "-o", "wide"))
+    assert ok(fleet("approve", "cli-waits")) == "host/cli-waits approved\n"
+    assert again() == 200 and "cli-waits" not in ok(fleet("waiting"))
+
+    _, second, again = device(api, fleet, token, serial="cli-0001", hostname="cli-second")
+    assert ok(fleet("waiting")).count("cli-waits") == 1
+    assert ok(fleet("reject", "cli-second")) == "host/cli-second refused\n"
+    assert again() == 403 and "cli-second (refused)" in ok(fleet("waiting"))
+    assert ok(fleet("approve", "cli-second")) == "host/cli-second approved, in place of cli-waits\n"
+
+    _, third, again = device(api, fleet, token, serial="cli-0001", hostname="cli-third")
+    assert ok(fleet("approve", "--as-new", "cli-third")) == "host/cli-third approved\n"
+    assert again() == 200 and len({first["request"], second["request"], third["request"]}) == 3
+    assert fleet("reject", "cli-third").exit_code == 4
+    assert fleet("approve", "nobody").exit_code == 3
+
+
+def test_machines_are_written_down(fleet: Fleet, tmp_path: Path) -> None:
+    """From a file or standard input; tried without writing; what is known already is left alone; what is wrong is named."""
+    sheet = tmp_path / "machines.csv"
+    sheet.write_text("serial,name,labels\nCLI-SHEET-1,sheet-1,line=4\nCLI-SHEET-2,,\n", encoding="utf-8")
+    assert ok(fleet("preregister", "-f", str(sheet), "--dry-run")).splitlines()[0] == "host/sheet-1 would be expected"
+    assert ok(fleet("preregister", "-f", str(sheet))) == "host/sheet-1 expected\nhost/cli-sheet-2 expected\n"
+    again = fleet("preregister", "-f", "-", input=sheet.read_text())
+    assert ok(again) == "" and "line 2: is host/sheet-1 already" in again.stderr
+    assert json.loads(ok(fleet("get", "host", "sheet-1", "-o", "json")))["expected_serial"] == "CLI-SHEET-1"
+    wrong = fleet("preregister", "-f", "-", input="serial\nTo Be Filled By O.E.M.\n")
+    assert wrong.exit_code == 1 and "/lines/2/serial" in wrong.stderr
+    assert fleet("preregister", "-f", str(tmp_path / "none.csv")).exit_code == 2
+    (tmp_path / "latin.csv").write_bytes(b"serial\n\xfc\n")
+    assert "CSV UTF-8" in fleet("preregister", "-f", str(tmp_path / "latin.csv")).stderr
 
 
 def test_integration_create_writes_a_key_that_fits(fleet: Fleet, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Enrollment against a real database: who gets an identity, how often, and what hostile input does."""
 
 import asyncio
+import base64
 import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,14 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from broker.topics import Topics, shard_of
+from inventory import tokens
 from inventory.actor import Actor
 from inventory.authority import Authority
+from inventory.certificates import fingerprint
 from inventory.db import Database
-from inventory.enrollment import host_name, redeem
+from inventory.enrollment import Admitted, Outcome, host_name, redeem
 from inventory.errors import Forbidden, Invalid
 from inventory.store import Store
 
 BROKER = ("fleet.example", 8883)
+ADDRESS = "192.0.2.7"
+ADMIN = Actor.user("admin", "admin")
 
 
 def csr(key: ec.EllipticCurvePrivateKey | None = None) -> str:
@@ -36,14 +41,21 @@ class Enrolling:
         self.db, self.store, self.authority = db, store, authority
 
     async def token(self, secret: str = "t-1", **body: Any) -> dict[str, Any]:
+        """One that approves, where nothing else is said."""
         extra = {"token_hash": hashlib.sha256(secret.encode()).hexdigest()}
-        return await self.store.create("enrollment-token", body, Actor.user("admin", "admin"), extra=extra)
+        return await self.store.create("enrollment-token", {"approve": True, **body}, ADMIN, extra=extra)
 
-    async def redeem(self, request: Any) -> dict[str, Any]:
-        return await redeem(self.db, self.store, self.authority, request, broker=BROKER)
+    async def redeem(self, request: Any) -> Outcome:
+        return await redeem(self.db, self.store, self.authority, request, broker=BROKER, address=ADDRESS)
+
+    async def ask(self, secret: str = "t-1", key: ec.EllipticCurvePrivateKey | None = None, **evidence: Any) -> Outcome:
+        return await self.redeem({"token": secret, "csr": csr(key), "evidence": evidence, "agent_version": "0.1.0"})
 
     async def enroll(self, secret: str = "t-1", key: ec.EllipticCurvePrivateKey | None = None, **evidence: Any) -> dict[str, Any]:
-        return await self.redeem({"token": secret, "csr": csr(key), "evidence": evidence, "agent_version": "0.1.0"})
+        """The identity, where it is given at once."""
+        outcome = await self.ask(secret, key, **evidence)
+        assert isinstance(outcome, Admitted)
+        return outcome.answer
 
 
 @pytest.fixture
@@ -65,14 +77,14 @@ async def test_the_answer_is_what_the_contract_says(enrolling: Enrolling) -> Non
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(answer["ca"].encode()))
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == device
     host = await enrolling.store.get("host", device)
-    assert (host["name"], host["desired_state"], host["presence"]) == ("press-line-4", "registered", "never")
+    assert (host["name"], host["desired_state"], host["presence"]) == ("press-line-4", "onboarded", "never")
     assert host["certificate_expires_at"] is not None
 
 
 async def test_the_token_gives_site_labels_and_approval(enrolling: Enrolling) -> None:
     """What whoever made the token wants for its devices."""
-    site = await enrolling.store.create("site", {"name": "plant"}, Actor.user("admin", "admin"))
-    await enrolling.token(site="plant", given_labels={"line": "4"}, approve=True)
+    site = await enrolling.store.create("site", {"name": "plant"}, ADMIN)
+    await enrolling.token(site="plant", given_labels={"line": "4"})
     host = await enrolling.store.get("host", (await enrolling.enroll())["device"])
     assert (host["site"], host["labels"], host["desired_state"]) == (site["id"], {"line": "4"}, "onboarded")
 
@@ -128,16 +140,15 @@ async def test_another_token_enrolls_a_known_key_again(enrolling: Enrolling) -> 
 
 
 async def test_a_token_that_approves_onboards_a_known_host(enrolling: Enrolling) -> None:
-    """One that was enrolled without approval; but not one that a person distrusts."""
-    await enrolling.token("t-1")
-    await enrolling.token("t-2", approve=True)
-    await enrolling.token("t-3", approve=True)
+    """One that its owner had taken out of service; but not one that a person distrusts."""
+    for secret in ("t-1", "t-2", "t-3"):
+        await enrolling.token(secret)
     key = ec.generate_private_key(ec.SECP256R1())
     device = (await enrolling.enroll("t-1", key))["device"]
-    assert (await enrolling.store.get("host", device))["desired_state"] == "registered"
+    await enrolling.store.patch("host", device, {"desired_state": "registered"}, ADMIN)
     await enrolling.enroll("t-2", key)
     assert (await enrolling.store.get("host", device))["desired_state"] == "onboarded"
-    await enrolling.store.patch("host", device, {"desired_state": "untrusted"}, Actor.user("admin", "admin"))
+    await enrolling.store.patch("host", device, {"desired_state": "untrusted"}, ADMIN)
     await enrolling.enroll("t-3", key)
     assert (await enrolling.store.get("host", device))["desired_state"] == "untrusted"
 
@@ -181,11 +192,22 @@ async def test_what_a_device_does_not_know_may_be_null(enrolling: Enrolling) -> 
     await enrolling.token(uses=2)
     unknown = {"serial": None, "uuid": None, "macs": None, "hostname": None}
     for evidence in (None, unknown):
-        answer = await enrolling.redeem({"token": "t-1", "csr": csr(), "evidence": evidence, "agent_version": None})
-        assert (await enrolling.store.get("host", answer["device"]))["name"].startswith("host")
+        outcome = await enrolling.redeem({"token": "t-1", "csr": csr(), "evidence": evidence, "agent_version": None})
+        assert isinstance(outcome, Admitted)
+        assert (await enrolling.store.get("host", outcome.answer["device"]))["name"].startswith("host")
 
+
+ABSENT = object()
 
 BAD: list[tuple[dict[str, Any], str]] = [
+    ({"token": ABSENT}, "/token"),
+    ({"csr": ABSENT}, "/csr"),
+    ({"evidence": ABSENT}, "/evidence"),
+    ({"evidence": "SN1"}, "/evidence"),
+    ({"evidence": {"serial": ["SN1"]}}, "/evidence/serial"),
+    ({"evidence": {"macs": ["52:54:00:12:34"]}}, "/evidence/macs/0"),
+    ({"evidence": {"macs": ["52:54:00:12:34:56", "no MAC"]}}, "/evidence/macs/1"),
+    ({"evidence": {"macs": "52:54:00:12:34:56"}}, "/evidence/macs"),
     ({"token": None}, "/token"),
     ({"token": ""}, "/token"),
     ({"token": 7}, "/token"),
@@ -197,7 +219,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"evidence": {"serial": "x" * 1000}}, "/evidence/serial"),
     ({"evidence": {"uuid": 5}}, "/evidence/uuid"),
     ({"evidence": {"macs": ["a" * 100]}}, "/evidence/macs/0"),
-    ({"evidence": {"macs": ["aa"] * 1000}}, "/evidence/macs"),
+    ({"evidence": {"macs": ["52:54:00:12:34:56"] * 1000}}, "/evidence/macs"),
     ({"agent_version": "1\n2"}, "/agent_version"),
     ({"more": 1}, "/more"),
 ]
@@ -207,9 +229,11 @@ async def test_bad_input_names_its_member_and_burns_nothing(enrolling: Enrolling
     """422 with a pointer; the token is as good as before."""
     await enrolling.token()
     for change, pointer in BAD:
+        body = {name: value for name, value in ({"token": "t-1", "csr": csr(), "evidence": {}} | change).items() if value is not ABSENT}
         with pytest.raises(Invalid) as refused:
-            await enrolling.redeem({"token": "t-1", "csr": csr(), "evidence": {}} | change)
-        assert pointer in {problem.pointer for problem in refused.value.errors}
+            await enrolling.redeem(body)
+        assert pointer in {problem.pointer for problem in refused.value.errors}, change
+        assert "\n" not in refused.value.detail and "pydantic" not in refused.value.detail
     nothings: tuple[Any, ...] = (None, [], "text", 5, {})
     for nothing in nothings:
         with pytest.raises(Invalid):
@@ -230,13 +254,40 @@ def test_a_host_name_becomes_a_name(hostname: str | None, name: str) -> None:
     assert host_name(hostname) == name
 
 
-async def test_evidence_is_kept(enrolling: Enrolling) -> None:
-    """For the people who decide about the device later."""
-    await enrolling.token()
-    await enrolling.enroll(serial="S1", hostname="edge")
-    async with enrolling.db.acquire() as connection:
-        kept = await connection.fetchval("SELECT evidence::text FROM device_identity")
-    assert '"serial": "S1"' in kept and '"agent_version": "0.1.0"' in kept
+async def test_evidence_is_kept_and_shown(enrolling: Enrolling) -> None:
+    """For the people who look into it later: what the device said, by which key, with which token, from where."""
+    token = await enrolling.token()
+    key = ec.generate_private_key(ec.SECP256R1())
+    answer = await enrolling.enroll(key=key, serial=" S1 ", uuid="", hostname="edge", macs=["52-54-00-12-34-AB"])
+    came = (await enrolling.store.get("host", answer["device"]))["enrollment"]
+    said = {"serial": "S1", "hostname": "edge", "macs": ["52:54:00:12:34:ab"], "agent_version": "0.1.0", "address": ADDRESS}
+    assert came.pop("since").endswith("Z")
+    assert came == {"waiting": False, "token": token["id"], "fingerprint": fingerprint(key.public_key()), "evidence": said}
+
+
+async def test_a_token_is_never_logged(enrolling: Enrolling, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither where it is good nor where it is refused; its id may be."""
+    caplog.set_level("DEBUG")
+    await enrolling.token("fwt_very-secret")
+    await enrolling.enroll("fwt_very-secret")
+    for secret in ("fwt_very-secret", "fwt_never-made"):
+        with pytest.raises(Forbidden):
+            await enrolling.enroll(secret)
+    assert "enrolled" in caplog.text and "fwt_" not in caplog.text + "".join(str(vars(record)) for record in caplog.records)
+
+
+def test_tokens_are_strong(enrolling: Enrolling) -> None:
+    """256 random bits, no two alike; derived ones, for idempotency keys, as many."""
+    made = {tokens.random_secret() for _ in range(1000)}
+    made.add(tokens.derived_secret(b"k" * 32, "claim", datetime(2026, 1, 1)))  # noqa: DTZ001 - any time will do
+    assert len(made) == 1001
+    assert all(len(base64.urlsafe_b64decode(secret.removeprefix(tokens.PREFIX) + "=")) * 8 == 256 for secret in made)
+
+
+async def test_a_token_ends_after_a_quarter_of_an_hour(enrolling: Enrolling, now: datetime) -> None:
+    """Where nothing is said of it."""
+    token = await enrolling.token()
+    assert abs(datetime.fromisoformat(token["expires_at"]) - now - timedelta(minutes=15)) < timedelta(minutes=1)
 
 
 def test_nothing_of_the_authority_is_in_the_working_directory(secrets_dir: Path) -> None:

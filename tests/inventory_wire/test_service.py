@@ -23,7 +23,7 @@ from broker.topics import DeviceTopic, Topics
 from inventory.actor import Actor
 from inventory.authority import Authority
 from inventory.db import Database
-from inventory.enrollment import redeem
+from inventory.enrollment import Admitted, redeem
 from inventory.integrations import create
 from inventory.store import Store
 from tests.inventory_wire.device import Device
@@ -90,7 +90,10 @@ async def enroll(place: Installation, db: Database, store: Store, secret: str = 
     extra = {"token_hash": hashlib.sha256(secret.encode()).hexdigest()}
     await store.create("enrollment-token", {"approve": True}, Actor.user("admin", "admin"), extra=extra)
     key = new_key()
-    answer = await redeem(db, store, Authority(place.secrets), {"token": secret, "csr": request(key)}, broker=BROKER)
+    body = {"token": secret, "csr": request(key), "evidence": None}
+    outcome = await redeem(db, store, Authority(place.secrets), body, broker=BROKER)
+    assert isinstance(outcome, Admitted)
+    answer = outcome.answer
     place.write_identity(answer["device"], answer["certificate"], key)
     return Device(answer["device"], bytes.fromhex(answer["channel_key"]))
 

@@ -8,7 +8,7 @@ import pytest
 
 from broker.messages import Verb
 from inventory.applying import CommandView, Config, Host, Outline, Placed, Report, View
-from inventory.notices import Halt, Part, Seen, Told
+from inventory.notices import Asking, Halt, Part, Seen, Told
 from inventory.work import Strength
 from managers.kinds import config as config_manager
 from managers.kinds import host as host_manager
@@ -233,6 +233,19 @@ def test_onboarding_waits_for_a_device() -> None:
     assert isinstance(waits, Again) and waits.reason == "WaitingForDevice"
 
 
+def test_a_host_whose_device_waits() -> None:
+    """Discovered until a person decides; approved, it waits for its device to ask again; refused, it is refused."""
+
+    def planned(desired: str, enrolled: bool = False) -> Any:
+        return host_manager.plan(host_manager.Life("host-1", "a", desired, 4, enrolled, waiting=True))
+
+    asks, approved = planned("registered"), planned("onboarded")
+    assert (asks.reason, asks.effects) == ("WaitingForApproval", (Write("host", "host-1", {"current_state": "discovered"}),))
+    assert (approved.reason, "asks again" in approved.message) == ("WaitingForDevice", True)
+    assert planned("untrusted") == Done((Write("host", "host-1", {"current_state": "untrusted", "observed_generation": 4}),))
+    assert planned("deleted") == Done((Remove("host", "host-1"),))
+
+
 # --- notifications ---
 
 
@@ -306,6 +319,21 @@ def test_a_site_that_goes_dark_is_one_message() -> None:
     assert [text for _, text in texts(notification.plan(away[:2], {}, {}))] == ["h1 is offline", "h2 is offline"]
     back = notification.plan([seen(told=Told("offline", "boot-1", "0.1"))], {}, {})
     assert texts(back) == [("HostOnline", "h1 is online again")]
+
+
+def test_devices_that_wait_are_told() -> None:
+    """With what a person goes by, few by name; who has been decided about meanwhile is no news."""
+    one = Asking("host-1", "press-9", True, "SN1", "192.0.2.7", None)
+    other = Asking("host-2", "press-9-2", True, None, None, "press-9")
+    decided = Asking("host-3", "c", False, None, None, None)
+    messages = notification.plan_asking([one, other, decided])
+    assert [message.text for message in messages] == [
+        "press-9 waits for approval (serial SN1, from 192.0.2.7)",
+        "press-9-2 waits for approval, to replace press-9",
+    ]
+    assert {(message.severity, message.type) for message in messages} == {("warning", "DeviceWaiting")}
+    [many] = notification.plan_asking([replace(one, host=f"host-{n}", name=f"h{n}") for n in range(40)])
+    assert many.text == "40 devices (h0, h1, h2 and 37 more) wait for approval"
 
 
 def test_a_config_that_halts_everywhere_is_one_message() -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
 
+from inventory.authority import Authority
 from inventory.db import Database
 from tests.conftest import Databases
 from tests.pages.seed import Seeded, Seeder, seed
@@ -72,6 +73,7 @@ def fleet(databases: Databases, seeded: tuple[str, Seeded], tmp_path_factory: py
     """The seeded site of this module."""
     secrets = tmp_path_factory.mktemp("secrets")
     (secrets / "session.key").write_bytes(b"k" * 32)
+    Authority(secrets).bootstrap()
     template, made = seeded
     name = databases.create(template)
     loop = asyncio.new_event_loop()

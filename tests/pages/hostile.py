@@ -14,7 +14,7 @@ from inventory import facts, tokens
 from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.db import Database
-from inventory.enrollment import redeem
+from inventory.enrollment import Admitted, redeem
 from inventory.ingest import Ingest
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent, log_message, result, status
@@ -72,8 +72,9 @@ async def _enroll(db: Database, store: Store, authority: Authority, text: str) -
     word = text.replace("\t", " ")
     evidence = {"serial": word, "uuid": word, "hostname": word, "macs": []}
     body = {"token": secret, "csr": request(new_key()), "evidence": evidence, "agent_version": word}
-    answer = await redeem(db, store, authority, body, broker=("127.0.0.1", 8883), topics=TOPICS)
-    return Device(answer["device"], bytes.fromhex(answer["channel_key"]))
+    outcome = await redeem(db, store, authority, body, broker=("127.0.0.1", 8883), topics=TOPICS)
+    assert isinstance(outcome, Admitted), "no other device here has said such a serial number"
+    return Device(outcome.answer["device"], bytes.fromhex(outcome.answer["channel_key"]))
 
 
 async def _report(ingest: Ingest, store: Store, device: Device, text: str, config: str) -> None:

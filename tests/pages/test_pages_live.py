@@ -98,12 +98,15 @@ def test_the_enroll_page_lights_up(unloaded: Page, fleet: Fleet) -> None:
     """After a token is made, the device that connects appears beside its command."""
     unloaded.goto("/enroll")
     unloaded.get_by_role("button", name="Make a token").click()
-    expect(unloaded.locator("#made pre")).to_contain_text("fleetward-agent enroll --server http://127.0.0.1")
+    expect(unloaded.locator("#made pre").first).to_contain_text("/install.sh | sudo sh -s -- --token fwt_")
     unloaded.locator("#live[data-state=live]").wait_for()
     unloaded.evaluate("window.stands = true")
     made = fleet.run(fleet.at.store.create("host", {"name": "arrival"}, SYSTEM))
+    expect(unloaded.locator("#arrived")).to_contain_text("arrival waits for approval")
+    fleet.run(fleet.at.store.patch("host", made["id"], {"desired_state": "onboarded"}, ADMIN))
+    expect(unloaded.locator("#arrived")).to_contain_text("arrival let in, not connected yet")
     fleet.run(fleet.at.store.write("host", made["id"], {"presence": "online"}, INVENTORY))
-    expect(unloaded.locator("#arrived")).to_contain_text("arrival online, waits for approval")
+    expect(unloaded.locator("#arrived")).to_contain_text("arrival online")
 
 
 def test_the_keyboard_gets_everywhere(page: Page) -> None:

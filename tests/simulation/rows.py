@@ -3,6 +3,7 @@
 The named statements are in `statements`. A text that fits no shape fails loudly, so that a new one is not forgotten.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from inventory.db import loads
 from inventory.kind import Kind, Scalar
 from inventory.kinds import BY_NAME
 from inventory.kinds.host import HOST
-from inventory.resource import column, select_list, source
+from inventory.resource import column, select_list, source, time_text
 from inventory.writer import _write_list
 from tests.simulation.memory import Memory, Row
 from tests.simulation.statements import Model, Rows, json_text, member
@@ -73,10 +74,21 @@ def _computed(m: Memory, host: Row, name: str) -> Any:
         case "pending":
             placed = (row for row in m["host_config"].rows.values() if row["host"] == id)
             return sum(member(row["status"], "indicator") != "idle" for row in placed)
+        case "enrollment":
+            return _came(m["device_identity"].get(id))
         case "facts":
             sections = [row for row in m["host_facts"].rows.values() if row["host"] == id]
             return "{" + ",".join(f'"{row["section"]}":{row["data"]}' for row in sections) + "}" if sections else None
     raise NotImplementedError(f"host.{name} is computed by SQL that has no model")
+
+
+def _came(identity: Row | None) -> str | None:
+    """`inventory.kinds.host.ENROLLMENT`; nobody waits in these worlds."""
+    if identity is None:
+        return None
+    known = {name: identity[name] for name in ("token", "fingerprint")}
+    evidence = json.loads(identity["evidence"])
+    return json.dumps({"waiting": False, **known, "evidence": evidence, "since": time_text(identity["created_at"])})
 
 
 def _by_ref(m: Memory, kind: Kind, ref: str) -> Row | None:

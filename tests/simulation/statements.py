@@ -364,7 +364,7 @@ def scan_hosts(m: Memory) -> Rows:
 @models("host_lives")
 def host_lives(m: Memory, ids: Sequence[str]) -> Rows:
     names = ("id", "name", "desired_state", "current_state", "generation")
-    return [_pick(row, *names) | {"enrolled": _enrolled(m, row["id"])} for row in m["host"].of(ids)]
+    return [_pick(row, *names) | {"enrolled": _enrolled(m, row["id"]), "waiting": False} for row in m["host"].of(ids)]
 
 
 def _enrolled(m: Memory, host: str) -> bool:

@@ -23,7 +23,10 @@ def bootstrap() -> None:
 
 
 def enroll() -> None:
-    state = Path(argument("--state-dir"))
+    """A machine that the fleet knows (STAND_IN_KNOWN, a file) waits until it is approved, which the file's end stands for."""
+    state, known = Path(argument("--state-dir")), os.environ.get("STAND_IN_KNOWN")
+    if known and Path(known).exists():
+        sys.exit("waiting for approval")
     host, port = argument("--broker").rsplit(":", 1)
     identity = {"device": "host-01", "token": os.environ["FLEETWARD_ENROLLMENT_TOKEN"], "broker": {"host": host, "port": int(port)}}
     (state / "identity.json").write_text(json.dumps(identity))
@@ -37,15 +40,25 @@ def web() -> None:
     class Web(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = ("/readyz",) if os.environ.get("STAND_IN_FORGETFUL") else ("/readyz", "/api/v1/hosts/host-01")
-            self._answer(200 if self.path in known else 404, {})
+            if self.path.startswith("/api/v1/hosts?"):
+                self._answer(200, {"items": [{"id": "host-02", "replaces": None}], "position": 0})
+            else:
+                self._answer(200 if self.path in known else 404, {})
+
+        def do_PATCH(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            approved = self.path == "/api/v1/hosts/host-02" and asked == {"desired_state": "onboarded"}
+            if approved:
+                Path(os.environ["STAND_IN_KNOWN"]).unlink()
+            self._answer(200 if approved else 403, {})
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             known = self.headers["Authorization"] == "Bearer admin-token" and asked["uses"] == 1
             secret = "once-only" if asked["approve"] else "unapproved"
-            self._answer(201 if known and self.path == "/api/v1/enrollment-tokens" else 403, {"token": secret})
+            self._answer(201 if known and self.path == "/api/v1/enrollment-tokens" else 403, {"id": "tok-01", "token": secret})
 
-        def _answer(self, status: int, body: dict[str, str]) -> None:
+        def _answer(self, status: int, body: dict[str, object]) -> None:
             payload = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(payload)))

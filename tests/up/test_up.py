@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,15 @@ def test_the_local_agent_is_enrolled_whenever_the_fleet_lacks_it(ups: Ups) -> No
     moved = identity(ups.start(mqtt_port=(port := ups.ports())).until_ready())
     assert (moved["token"], moved["broker"]) == ("unapproved", {"host": "127.0.0.1", "port": port})
     assert identity(ups.start({"STAND_IN_FORGETFUL": "yes"}, mqtt_port=port).until_ready())["token"] == "once-only"
+
+
+def test_a_machine_that_the_fleet_knows_is_approved(ups: Ups, tmp_path: Path) -> None:
+    """Its state was lost, so that it waits like any other whose serial number is known; it belongs to whoever starts `up`."""
+    known = tmp_path / "known"
+    known.touch()
+    run = ups.start({"STAND_IN_KNOWN": str(known)}).until_ready()
+    assert json.loads((run.data / "agent" / "identity.json").read_text())["device"] == "host-01"
+    assert not known.exists() and run.end() == 0
 
 
 def test_ctrl_c_and_sigterm_end_everything(ups: Ups) -> None:

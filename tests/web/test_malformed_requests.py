@@ -214,7 +214,15 @@ TABLE: dict[str, Wrong] = {
     "sign-in with a wrong password": Wrong("POST", "/login", 401, json={"username": "admin", "password": "x"}, role=None),
     "GET of logout": Wrong("GET", "/logout", 405),
     "enroll with nothing": Wrong("POST", "/api/v1/enroll", 422, "/token", json={}, role=None),
-    "enroll with a bad request": Wrong("POST", "/api/v1/enroll", 422, "/csr", json={"token": "x", "csr": "not a CSR"}, role=None),
+    "enroll with a bad request": Wrong(
+        "POST", "/api/v1/enroll", 422, "/csr", json={"token": "x", "csr": "not a CSR", "evidence": {}}, role=None
+    ),
+    "enroll without evidence": Wrong("POST", "/api/v1/enroll", 422, "/evidence", json={"token": "x", "csr": "x"}, role=None),
+    "enroll with evidence that is none": Wrong(
+        "POST", "/api/v1/enroll", 422, "/evidence/macs/0", json={"token": "x", "csr": "x", "evidence": {"macs": ["?"]}}, role=None
+    ),
+    "a sheet that is JSON": Wrong("POST", f"{H}:preregister", 415, json={}),
+    "a sheet without a heading": Wrong("POST", f"{H}:preregister", 422, "/heading", raw=b"", headers={"Content-Type": "text/csv"}),
     "enroll with a list": Wrong("POST", "/api/v1/enroll", 422, "", json=[], role=None),
 }
 

@@ -27,6 +27,8 @@ DENSITIES = ("compact", "roomy")
 
 SAID = {
     "approved": "Approved. Its configs follow as soon as the device is online.",
+    "let-in": "Approved. It gets its identity when it asks the next time, within a minute.",
+    "turned-away": "Refused. Its key is refused from now on.",
     "refused": "No longer trusted: it gets no more commands.",
     "moved": "Moved. What depends on the place is looked at again.",
     "labelled": "Labels saved.",
