@@ -12,7 +12,7 @@ from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.certificates import as_issued
 from inventory.db import SQL, Database
-from inventory.enrollment import redeem
+from inventory.enrollment import Admitted, redeem
 from inventory.ingest import Ingest
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent
@@ -56,7 +56,9 @@ class Place:
     async def enroll(self, machine: Machine, number: int) -> Device:
         """Its next incarnation, which begins with an empty journal."""
         asked = {"token": f"t-{number % 2}", "csr": machine.csr, "evidence": {}, "agent_version": "0.1.0"}
-        answer = await redeem(self.db, self.store, self.authority, asked, broker=("localhost", 8883))
+        outcome = await redeem(self.db, self.store, self.authority, asked, broker=("localhost", 8883))
+        assert isinstance(outcome, Admitted)
+        answer = outcome.answer
         machine.serials.append(as_issued(answer["certificate"]).serial)
         return Device(answer["device"], bytes.fromhex(answer["channel_key"]), epoch=f"e{number}", session=f"s{number}")
 

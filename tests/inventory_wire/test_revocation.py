@@ -17,7 +17,7 @@ from inventory.actor import Actor
 from inventory.authority import Authority, CommandSigner
 from inventory.certificates import Issued, as_issued
 from inventory.db import SQL, Database
-from inventory.enrollment import redeem
+from inventory.enrollment import Admitted, redeem
 from inventory.errors import Conflict, NotFound
 from inventory.ingest import Ingest
 from inventory.intents import Intents
@@ -57,7 +57,9 @@ class Trust:
         extra = {"token_hash": hashlib.sha256(secret.encode()).hexdigest()}
         await self.store.create("enrollment-token", {"approve": True}, ADMIN, extra=extra)
         asked = {"token": secret, "csr": request(key), "evidence": {}, "agent_version": "0.1.0"}
-        answer = await redeem(self.db, self.store, self.authority, asked, broker=BROKER)
+        outcome = await redeem(self.db, self.store, self.authority, asked, broker=BROKER)
+        assert isinstance(outcome, Admitted)
+        answer = outcome.answer
         device = Device(answer["device"], bytes.fromhex(answer["channel_key"]))
         return answer["device"], as_issued(answer["certificate"]), device
 
