@@ -33,6 +33,9 @@ KEPT = 256
 MAX_UNJUDGED = 64
 """Commands held until the first checkpoint."""
 
+HURRY_S = 10.0
+"""While commands are held, a checkpoint is asked for as often: the server sends them again at that pace."""
+
 MAX_OUTPUT = 16 * 1024
 """Characters of output in a result."""
 
@@ -53,6 +56,7 @@ def receive(turn: Turn, command: Command) -> None:
 
 
 def _hold(turn: Turn, command: Command) -> None:
+    _hurry(turn)
     held = turn.state.unjudged
     if command in held:
         turn.refuse(Doubt.REPLAYED_COMMAND, "it is held already")
@@ -60,6 +64,14 @@ def _hold(turn: Turn, command: Command) -> None:
         turn.refuse(Doubt.UNJUDGED_COMMAND, "too many came before the first checkpoint")
     else:
         turn.set(unjudged=(*held, command))
+
+
+def _hurry(turn: Turn) -> None:
+    """However long the pauses between two questions for a checkpoint have become: there is something that waits for it."""
+    link = turn.state.link
+    soon = max(turn.now.mono, link.nonce_at + HURRY_S)
+    if link.presence_at is None or soon < link.presence_at:
+        turn.link(presence_at=soon)
 
 
 def judge_held(turn: Turn) -> None:

@@ -512,6 +512,19 @@ def test_commands_before_the_first_checkpoint_wait_for_it() -> None:
     assert only(Run, bench.checkpoint()).command == "cmd-1"
 
 
+def test_a_command_that_waits_for_a_checkpoint_shortens_the_wait() -> None:
+    """After five questions that got no answer the next would come in minutes; a command that is held has it asked within ten seconds."""
+    bench = Bench()
+    bench.online(trusted=False)
+    for seconds in (13, 25, 49, 97, 193):
+        bench.later(seconds)
+    bench.mono += 30
+    assert not [m for m in bench.sent(bench.later(1)) if isinstance(m, Presence)]
+    assert [m for m in bench.sent(bench.command("cmd-1", 1)) if isinstance(m, Presence)]
+    assert not [m for m in bench.sent(bench.command("cmd-1", 2)) if isinstance(m, Presence)], "at that pace, however much is held"
+    assert [m for m in bench.sent(bench.later(10.1)) if isinstance(m, Presence)]
+
+
 def test_a_delayed_checkpoint_makes_no_old_command_young() -> None:
     """What the answer took is added to the time it tells."""
     bench = Bench()
