@@ -51,6 +51,8 @@ class Path:
     down: bool = True
     cuts: int = 0
     lag_s: float = 0.0
+    deaf_s: float = 0.0
+    """For so long nothing reaches this end when the next connection has been made."""
     last: dict[str, float] = field(default_factory=dict)
     """By direction, when the last message arrives that keeps its place."""
 
@@ -274,8 +276,13 @@ class DeviceLink:
         later(self._broker.dice.uniform(0.0, 0.1), self._connected)
 
     def _connected(self) -> None:
-        if not self._over:
-            self._deliver(signals.Connected(self.name))
+        if self._over:
+            return
+        path = self._client.path
+        if path.deaf_s:
+            seconds, path.deaf_s = path.deaf_s, 0.0
+            self._broker.cut(path, up=False, down=True, seconds=seconds)
+        self._deliver(signals.Connected(self.name))
 
     def _receive(self, topic: str, payload: bytes) -> None:
         if not self._over:

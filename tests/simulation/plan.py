@@ -127,10 +127,20 @@ def _trouble(dice: Random, shape: Shape) -> list[Event]:
             return [Event(at, "pause_process", (*process, seconds)), work]
         case "stall":
             return _correction(dice, at)
+        case "journal":
+            return _loss(dice, at, dice.randrange(shape.devices))
         case "kill" | "stop":
             return [Event(at, f"{what}_process", (*process, seconds))]
         case _:
             return [Event(at, "crash_database", (seconds / 2,))]
+
+
+def _loss(dice: Random, at: float, device: int) -> list[Event]:
+    """A journal is lost; now and then amid commands, and nothing reaches the device at first when it is back."""
+    if dice.random() < 0.5:
+        return [Event(at, "lose_journal", (device, 0.0))]
+    commands = [Event(at, "start_pump", (device, 60))] * 3
+    return [*commands, Event(at + dice.uniform(4.0, 10.0), "lose_journal", (device, dice.uniform(5.0, 15.0)))]
 
 
 def _correction(dice: Random, at: float) -> list[Event]:
@@ -158,8 +168,6 @@ def _of_a_device(dice: Random, what: str, device: int, seconds: float) -> tuple[
             return "crash_at_commit", (device, dice.random() < 0.5)
         case "crash in effects":
             return "crash_in_effects", (device, dice.randrange(6))
-        case "journal":
-            return "lose_journal", (device,)
         case "disk":
             return "fill_disk", (device, seconds)
         case "clock":
@@ -173,9 +181,9 @@ def _of_a_device(dice: Random, what: str, device: int, seconds: float) -> tuple[
 
 
 _CUTS = ((True, True), (True, False), (False, True))
-_OF_A_DEVICE = ("crash", "crash at commit", "crash in effects", "journal", "disk", "clock", "fails", "cut", "roams")
+_OF_A_DEVICE = ("crash", "crash at commit", "crash in effects", "disk", "clock", "fails", "cut", "roams")
 _TROUBLES = (
-    *_OF_A_DEVICE,
+    *(*_OF_A_DEVICE, "journal", "journal"),
     *("crash", "crash at commit", "fails", "cut", "roams"),
     *(
         "cut process",

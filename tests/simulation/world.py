@@ -262,7 +262,7 @@ class World:
         self.server.moods = Moods(fine=True)
         for path in [*self.paths.values(), *(device.path for device in self.devices)]:
             path.up = path.down = True
-            path.cuts, path.lag_s = path.cuts + 1, 0.0
+            path.cuts, path.lag_s, path.deaf_s = path.cuts + 1, 0.0, 0.0
         for client in self.broker.clients.values():
             client.lag_s = 0.0
         self.server.up = self.broker.alive = True
@@ -370,7 +370,9 @@ class World:
     def crash_in_effects(self, n: int, left: int) -> None:
         self.devices[n].effects_left = left
 
-    def lose_journal(self, n: int) -> None:
+    def lose_journal(self, n: int, deaf_s: float) -> None:
+        """`deaf_s`: for so long nothing reaches it once it is back."""
+        self.devices[n].path.deaf_s = deaf_s
         self.devices[n].lose_journal()
 
     def fill_disk(self, n: int, seconds: float) -> None:
