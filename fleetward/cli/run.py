@@ -118,7 +118,8 @@ def _broker_options(command: Callable[..., None]) -> Callable[..., None]:
 @_broker_options
 def run_broker(secrets: str | None, topic_root: str, more: tuple[str, ...]) -> None:
     """Run the MQTT broker, which is what `fleetward broker` does by itself: --kind embedded|mosquitto, --host, --port, --data."""
-    _become((*modules("broker"), "--secrets", _secrets(secrets), "--topic-root", topic_root, *more), dict(os.environ))
+    given = secrets or _secrets(None)  # what is given the broker checks itself, after its flags
+    _become((*modules("broker"), "--secrets", given, "--topic-root", topic_root, *more), dict(os.environ))
 
 
 @broker.command(name="config", context_settings=_HANDED_ON)

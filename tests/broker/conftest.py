@@ -21,10 +21,6 @@ TOPICS = Topics()
 MISSING = "there is no mosquitto on PATH: the tests against it are left out"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "mosquitto: needs the mosquitto binary")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A fresh machine has no Mosquitto, nor does the product need one; the tests against it are then deselected, and that is said."""
     if find_mosquitto() is not None:

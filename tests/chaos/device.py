@@ -8,7 +8,7 @@ between them in which it can be killed. Nothing of this is in the product's wiri
 import os
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def machine(seed: int, disks: int) -> Hardware:
 
 def main(state_dir: Path, work_dir: Path, seed: int) -> int:
     try:
-        chosen = settings.load(state_dir / identity.SETTINGS_FILE)
+        read = settings.load(state_dir / identity.SETTINGS_FILE)
+        chosen = replace(read, verbs=(*read.verbs, LEDGER_VERB))
         logs.start(chosen.log)
         appliers = (*registry.appliers(state_dir, chosen), Ledger(work_dir / LEDGER))
         verbs = {**VERBS, LEDGER_VERB: Rule(Lane.WORKER, idempotent=False)}

@@ -25,7 +25,7 @@ def test_a_device_that_the_broker_refuses_renews_here(web_url: str, tmp_path: Pa
     with running(web_url, secrets=tmp_path / "secrets") as site, site.client() as client, site.client(None) as device:
         token = client.post("/api/v1/enrollment-tokens", json={"approve": True}).json()["token"]
         key, next_key = certificates.new_key(), certificates.new_key()
-        me = device.post("/api/v1/enroll", json={"token": token, "csr": _csr(key)}).json()
+        me = device.post("/api/v1/enroll", json={"token": token, "csr": _csr(key), "evidence": {}}).json()
         assert me["command_roots"] == [me["command_root"]] and me["keys"] == 1
         rotation.begin(Authority(tmp_path / "secrets"))
         rotation.advance(Authority(tmp_path / "secrets"))
