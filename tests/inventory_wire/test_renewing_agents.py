@@ -188,7 +188,7 @@ async def _enroll_again(house: House, agent: Agent) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("house", ["embedded", MOSQUITTO], indirect=True)
+@pytest.mark.parametrize("house", [MOSQUITTO], indirect=True)
 async def test_everybody_follows_a_rotation(house: House) -> None:
     """Broker, Inventory and a connected agent, without a restart of ours or a token; one that slept through all of it comes back too."""
     agent, sleeper = await house.enroll(), await house.enroll()

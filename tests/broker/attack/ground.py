@@ -165,15 +165,28 @@ class Others:
     async def arrive(self, ending: asyncio.Event) -> None:
         """Devices that connect, one after the other."""
         while not ending.is_set():
-            device, watch = self.ground.wire("newcomer"), Stopwatch()
+            watch = Stopwatch()
             try:
-                assert await device.connect("newcomer", within=30) == 0, "refused"
+                device = await self._admitted(watch)
                 self.slowest_connect = max(self.slowest_connect, self.ground.seconds(watch))
                 self.connects += 1
+                await device.abort()
             except (AssertionError, EOFError, TimeoutError, OSError) as error:
                 self.harm.append(f"a connect failed: {type(error).__name__} {error}")
-            await device.abort()
             await asyncio.sleep(0.1)  # their pace
+
+    async def _admitted(self, watch: Stopwatch) -> Wire:
+        """As an agent does it: who loses its place in a crowd because this machine was too busy (docs/adr/0019) comes again at once; all of
+        it is the one connect that has to be quick."""
+        while True:
+            device = self.ground.wire("newcomer")
+            try:
+                assert await device.connect("newcomer", within=30) == 0, "refused"
+                return device
+            except EOFError:
+                await device.abort()
+                if self.ground.seconds(watch) > 30:
+                    raise
 
     def findings(self) -> list[Finding]:
         quick = self.slowest_connect <= CONNECT_S and self.slowest_exchange <= EXCHANGE_S and self.exchanges > 0 and self.connects > 0
