@@ -12,13 +12,16 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from inventory import passwords
 from inventory.access import ROLES
-from inventory.db import SQL, Database
+from inventory.db import SQL, Database, Tx
+from inventory.errors import NotFound
 from inventory.ids import new_id
 from inventory.tables import ApiToken, User
+
+A = TypeVar("A", User, ApiToken)
 
 TOUCH = timedelta(minutes=1)
 """When a session or a token was last used is written this often at most, so that reading a page is not a write each time."""
@@ -55,6 +58,15 @@ class Session:
     account: Account
     csrf: str
     one_time: bool
+
+
+async def locked(tx: Tx, model: type[A], what: str, ref: str) -> A:
+    """The account by id or name, locked until the commit. `what` it is, in words. Raises NotFound."""
+    for found in (model.filter(id=ref), model.filter(name=ref)) if "\0" not in ref else ():
+        account = await found.using_db(tx.client).select_for_update().first()
+        if account is not None:
+            return account
+    raise NotFound(f"there is no {what} {ref[:64]!r}")
 
 
 def new_secret(prefix: str = "fws_") -> str:

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from inventory import account_log
-from inventory.accounts import new_secret
+from inventory.accounts import locked, new_secret
 from inventory.actor import Actor
 from inventory.bodies import Body, read
 from inventory.db import Database, Tx
-from inventory.errors import Conflict, Invalid, NotFound, Problem
+from inventory.errors import Conflict, Invalid, Problem
 from inventory.ids import new_id
 from inventory.resource import Resource, time_text
 from inventory.tables import ApiToken
@@ -88,22 +88,14 @@ async def list_all(db: Database) -> list[Resource]:
 async def get(db: Database, ref: str) -> Resource:
     """Raises NotFound."""
     async with db.transaction() as tx:
-        return view(await _locked(tx, ref))
+        return view(await locked(tx, ApiToken, "API token", ref))
 
 
 async def delete(tx: Tx, actor: Actor, ref: str, now: datetime) -> None:
     """Revoke it. Raises NotFound."""
-    token = await _locked(tx, ref)
+    token = await locked(tx, ApiToken, "API token", ref)
     await ApiToken.filter(id=token.id).using_db(tx.client).delete()
     await account_log.record(tx, actor, "api-token", token.id, now, before=_lasting(token))
-
-
-async def _locked(tx: Tx, ref: str) -> ApiToken:
-    for found in (ApiToken.filter(id=ref), ApiToken.filter(name=ref)) if "\0" not in ref else ():
-        token = await found.using_db(tx.client).select_for_update().first()
-        if token is not None:
-            return token
-    raise NotFound(f"there is no API token {ref[:64]!r}")
 
 
 def _lasting(token: ApiToken) -> Resource:

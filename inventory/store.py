@@ -44,7 +44,7 @@ DEADLOCK_TRIES = 5
 class _DryRun(Exception):
     """Undoes the transaction of a dry run, and carries what it would have given."""
 
-    def __init__(self, result: Resource | None) -> None:
+    def __init__(self, result: Any) -> None:
         self.result = result
 
 
@@ -124,18 +124,11 @@ class Store:
         return _there(await self._run(k, lambda w: w.retry(k, ref, actor, if_match), dry_run))
 
     async def _run(self, kind: Kind, act: Callable[[Writer], Awaitable[str | None]], dry_run: bool) -> Resource | None:
-        async def once() -> Resource | None:
-            async with self.transaction() as w:
-                id = await act(w)
-                result = None if id is None else await read_one(w.tx.raw, kind, id)
-                if dry_run:
-                    raise _DryRun(result)
-                return result
+        async def whole(w: Writer) -> Resource | None:
+            id = await act(w)
+            return None if id is None else await read_one(w.tx.raw, kind, id)
 
-        try:
-            return await self.retrying(once)
-        except _DryRun as undone:
-            return undone.result
+        return await self.atomically(whole, dry_run=dry_run)
 
     # --- writes of managers and devices ---------------------------------------------------------------------------------------
 
@@ -147,42 +140,39 @@ class Store:
                 await writer.check_lease(lease)
             yield writer
 
-    async def atomically(self, act: Callable[[Writer], Awaitable[T]], *, lease: Lease | None = None) -> T:
-        """Run `act` in one transaction, and again after a deadlock: it must do nothing outside the transaction. Raises what it raises."""
+    async def atomically(self, act: Callable[[BulkWriter], Awaitable[T]], *, lease: Lease | None = None, dry_run: bool = False) -> T:
+        """Run `act` in one transaction, and again after a deadlock: it must do nothing outside the transaction. `dry_run`: what it would
+        give, and nothing is written. Raises what it raises."""
 
         async def once() -> T:
             async with self.transaction(lease) as w:
-                return await act(w)
+                result = await act(w)
+                if dry_run:
+                    raise _DryRun(result)
+                return result
 
-        return await self.retrying(once)
+        try:
+            return await self.retrying(once)
+        except _DryRun as undone:
+            found: T = undone.result
+            return found
 
     async def write(self, kind: str, id: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
         """Set fields that the actor owns. Equal values write nothing. Raises NotFound, Forbidden, LeaseLost."""
-
-        async def once() -> Resource:
-            async with self.transaction(lease) as w:
-                return await w.write(BY_NAME[kind], id, values, actor)
-
-        return await self.retrying(once)
+        return await self.atomically(lambda w: w.write(BY_NAME[kind], id, values, actor), lease=lease)
 
     async def make(self, kind: str, values: Values, actor: Actor, *, lease: Lease | None = None) -> Resource:
         """A new row from values that the caller answers for. Raises Forbidden, Conflict, LeaseLost."""
         k = BY_NAME[kind]
 
-        async def once() -> Resource:
-            async with self.transaction(lease) as w:
-                return await read_one(w.tx.raw, k, await w.make(k, values, actor))
+        async def whole(w: Writer) -> Resource:
+            return await read_one(w.tx.raw, k, await w.make(k, values, actor))
 
-        return await self.retrying(once)
+        return await self.atomically(whole, lease=lease)
 
     async def remove(self, kind: str, id: str, actor: Actor, *, lease: Lease | None = None) -> None:
         """The row goes, with what it owns. Raises NotFound, Conflict, LeaseLost."""
-
-        async def once() -> None:
-            async with self.transaction(lease) as w:
-                await w.remove(BY_NAME[kind], id, actor)
-
-        await self.retrying(once)
+        await self.atomically(lambda w: w.remove(BY_NAME[kind], id, actor), lease=lease)
 
     async def relabel(
         self, actor: Actor, *, sites: Sequence[str] = (), regions: Sequence[str] = (), hosts: Sequence[str] = (), lease: Lease | None = None
@@ -197,11 +187,10 @@ class Store:
         for start in range(0, len(ids), RELABEL_BATCH):
             batch = ids[start : start + RELABEL_BATCH]
 
-            async def once(batch: Ids = batch) -> Ids:
-                async with self.transaction(lease) as w:
-                    return await w.relabel(batch, actor)
+            async def whole(w: Writer, batch: Ids = batch) -> Ids:
+                return await w.relabel(batch, actor)
 
-            changed += await self.retrying(once)
+            changed += await self.atomically(whole, lease=lease)
         return changed
 
     async def retrying(self, once: Callable[[], Awaitable[T]]) -> T:

@@ -104,9 +104,8 @@ async def recorded(db: Database, before: Keychain, after: Keychain, now: datetim
 
 
 def _audited(chain: Keychain) -> dict[str, Any]:
-    roots = [key_id(base64.b64decode(root)) for root in chain.latest.command_roots]
     authorities = [_described(pem)["fingerprint"] for pem in chain.latest.authorities]
-    return {"phase": chain.phase.value, "generation": chain.generation, "authorities": authorities, "command_roots": roots}
+    return {"phase": chain.phase.value, "generation": chain.generation, "authorities": authorities, "command_roots": _roots(chain)}
 
 
 def described(chain: Keychain, followers: Followers) -> dict[str, Any]:
@@ -117,12 +116,16 @@ def described(chain: Keychain, followers: Followers) -> dict[str, Any]:
         "generation": latest.generation,
         "since": latest.issued_at,
         "authorities": [_described(pem) for pem in latest.authorities],
-        "command_roots": [key_id(base64.b64decode(root)) for root in latest.command_roots],
+        "command_roots": _roots(chain),
         "devices": followers.devices,
         "informed": followers.informed,
         "renewed": followers.renewed,
         "left_behind": followers.left_behind(chain.phase),
     }
+
+
+def _roots(chain: Keychain) -> list[str]:
+    return [key_id(base64.b64decode(root)) for root in chain.latest.command_roots]
 
 
 def _described(pem: str) -> dict[str, str]:

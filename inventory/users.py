@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from inventory import account_log, passwords, sessions
+from inventory import account_log, accounts, passwords, sessions
 from inventory.access import ROLES
 from inventory.actor import Actor
 from inventory.bodies import Body, read
 from inventory.db import Database, Tx
-from inventory.errors import Conflict, Forbidden, Invalid, NotFound, Problem
+from inventory.errors import Conflict, Forbidden, Invalid, Problem
 from inventory.ids import new_id
 from inventory.resource import Resource, time_text
 from inventory.tables import User
@@ -101,11 +101,7 @@ async def get(db: Database, ref: str) -> Resource:
 
 async def locked(tx: Tx, ref: str) -> User:
     """By id or name, locked until the commit. Raises NotFound."""
-    for found in (User.filter(id=ref), User.filter(name=ref)) if "\0" not in ref else ():
-        user = await found.using_db(tx.client).select_for_update().first()
-        if user is not None:
-            return user
-    raise NotFound(f"there is no user {ref[:64]!r}")
+    return await accounts.locked(tx, User, "user", ref)
 
 
 async def create(tx: Tx, actor: Actor, body: Any, hashed: str, now: datetime) -> Resource:

@@ -1,6 +1,5 @@
 """People and programs that sign in: `user`, `session` and `api-token`. `token` is something else: with it devices enroll."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -9,7 +8,7 @@ from fleetward.cli.exits import CommandError, Exit
 from fleetward.cli.output import format_option, show_done, show_list, talk
 from fleetward.cli.session import Session, connected
 from fleetward.cli.terminal import echo
-from fleetward.cli.wait import seconds
+from fleetward.cli.wait import end_of
 from fleetward.client import Json, Kind
 
 ROLES = ("viewer", "operator", "admin")
@@ -185,14 +184,3 @@ def revoke_token(session: Session, name: str) -> None:
     """End an API token at once."""
     session.client.delete("api-tokens", name)
     echo(f"api-token/{name} revoked")
-
-
-def end_of(ttl: str) -> datetime:
-    """The moment that is `ttl` from now. Raises CommandError."""
-    lifetime = seconds(ttl)
-    if lifetime <= 0:
-        raise CommandError(f"--ttl {ttl}: must be longer than nothing", Exit.USAGE)
-    try:
-        return datetime.now(UTC) + timedelta(seconds=lifetime)
-    except OverflowError:
-        raise CommandError(f"--ttl {ttl}: ends too far ahead", Exit.USAGE) from None

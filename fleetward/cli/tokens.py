@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from fleetward.cli.output import talk
 from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
 from fleetward.cli.terminal import echo
-from fleetward.cli.wait import seconds
+from fleetward.cli.wait import end_of
 from fleetward.client import Json
 from fleetward.trust import fingerprint
 
@@ -35,7 +34,7 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     """Make an enrollment token and print it, alone; it is shown this once."""
     body: Json = {"uses": uses, "approve": approve}
     if ttl is not None:
-        body["expires_at"] = _end(ttl).isoformat(timespec="milliseconds")
+        body["expires_at"] = end_of(ttl).isoformat(timespec="milliseconds")
     if site is not None:
         body["site"] = site
     if labels:
@@ -59,17 +58,6 @@ def _script(session: Session, server: str) -> str | None:
     except OSError:
         return None
     return reached.replace(f" {session.client.server}/", f" {server}/")
-
-
-def _end(ttl: str) -> datetime:
-    """The moment that is `ttl` from now. Raises CommandError."""
-    lifetime = seconds(ttl)
-    if lifetime <= 0:
-        raise CommandError(f"--ttl {ttl}: must be longer than nothing", Exit.USAGE)
-    try:
-        return datetime.now(UTC) + timedelta(seconds=lifetime)
-    except OverflowError:
-        raise CommandError(f"--ttl {ttl}: ends too far ahead", Exit.USAGE) from None
 
 
 @click.group()

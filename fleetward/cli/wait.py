@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -33,6 +34,17 @@ def seconds(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise CommandError(f"{text}: must be a duration, such as 90s, 15m or 1h30m", Exit.USAGE)
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def end_of(ttl: str) -> datetime:
+    """The moment that is `ttl` from now. Raises CommandError."""
+    lifetime = seconds(ttl)
+    if lifetime <= 0:
+        raise CommandError(f"--ttl {ttl}: must be longer than nothing", Exit.USAGE)
+    try:
+        return datetime.now(UTC) + timedelta(seconds=lifetime)
+    except OverflowError:
+        raise CommandError(f"--ttl {ttl}: ends too far ahead", Exit.USAGE) from None
 
 
 def condition(text: str) -> Met:

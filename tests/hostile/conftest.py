@@ -15,13 +15,6 @@ from tests.hostile.ground import Ground, ground
 
 
 @pytest.fixture
-async def db(inventory_url: str) -> AsyncIterator[Database]:
-    database = await Database.open(inventory_url, application="test", pool_size=8)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def site(tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
     """Server and broker run; no device yet. What is sent again after 10 s is so after a third of one, and devices report as
     often."""

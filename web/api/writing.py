@@ -27,13 +27,6 @@ from web.services import services
 T = TypeVar("T")
 
 
-class _DryRun(Exception):
-    """Undoes the transaction, and carries what it would have given."""
-
-    def __init__(self, result: Any) -> None:
-        self.result = result
-
-
 @dataclass(frozen=True, slots=True)
 class Secret:
     """member: what the answer calls it. derived: of the installation's key, a claim and its time. kept: what is stored of it."""
@@ -66,19 +59,7 @@ async def no_members() -> None:
 
 async def written(act: Callable[[Tx], Awaitable[T]], *, dry_run: bool = False) -> T:
     """What `act` gives. It must do nothing outside its transaction."""
-    store = services().store
-
-    async def once(w: Writer) -> T:
-        result = await act(w.tx)
-        if dry_run:
-            raise _DryRun(result)
-        return result
-
-    try:
-        return await store.atomically(once)
-    except _DryRun as undone:
-        found: T = undone.result
-        return found
+    return await services().store.atomically(lambda w: act(w.tx), dry_run=dry_run)
 
 
 async def issue(secret: Secret, body: Any, make: Callable[[Tx, str], Awaitable[Resource]], status: int) -> Response:
