@@ -64,6 +64,8 @@ class _Writer(WriterAdapter):  # type: ignore[misc]
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.link: _Link | None = None
+        """Set once amqtt has made a session of it."""
 
     def write(self, data: bytes) -> None:
         self.connection.write(data)
@@ -114,6 +116,17 @@ class _Link:
         self.connection.acknowledged()
         return True
 
+    async def untie(self) -> None:
+        """Cut what amqtt keeps of an ended session, and our connection, which it holds, loose from itself. Nothing may use it any more.
+
+        Else it is a knot of some 300 objects, most of them its state machine's, that only a collection of all the broker's objects undoes:
+        minutes later, and with a pause for everybody."""
+        for task in self.exactly_once:
+            task.cancel()
+        await asyncio.gather(*self.exactly_once, return_exceptions=True)
+        vars(self.session.transitions).clear()
+        self.handler.detach()
+
     def _exactly_once(self, message: Publish) -> None:
         """amqtt's own delivery: nothing in the contract uses QoS 2."""
         if len(self.exactly_once) >= self.connection.limits.releases:
@@ -142,10 +155,13 @@ class _Broker(Broker):  # type: ignore[misc]
     # --- for the guard and its connections ------------------------------------------------------------------------------------
 
     async def serve(self, connection: Connection) -> None:
+        writer = _Writer(connection)
         try:
-            await self.external_connected(_Reader(connection), _Writer(connection), _LISTENER)
+            await self.external_connected(_Reader(connection), writer, _LISTENER)
         finally:
             await self._forget(connection)
+            if writer.link is not None:
+                await writer.link.untie()
 
     def relay(self, source: Connection, publish: Publish) -> None:
         if publish.topic in self._told:
@@ -174,8 +190,6 @@ class _Broker(Broker):  # type: ignore[misc]
             return
         del self._links[connection.name]
         self._index.remove_all(link)
-        for task in list(link.exactly_once):
-            task.cancel()
         if self._sessions.get(connection.name, (None, None))[1] is link.handler:
             del self._sessions[connection.name]
 
@@ -202,7 +216,7 @@ class _Broker(Broker):  # type: ignore[misc]
     async def _handle_client_session(
         self, reader: _Reader, writer: _Writer, client_session: Session, handler: BrokerProtocolHandler, server: Any, listener_name: str
     ) -> None:
-        self._links[client_session.client_id] = _Link(writer.connection, client_session, handler)
+        writer.link = self._links[client_session.client_id] = _Link(writer.connection, client_session, handler)
         await super()._handle_client_session(reader, writer, client_session, handler, server, listener_name)
 
     async def _client_message_loop(self, client_session: Session, handler: BrokerProtocolHandler) -> None:

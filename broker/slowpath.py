@@ -4,6 +4,7 @@ Deliberately not fast: it lets other tasks run between packets, so that a client
 """
 
 import asyncio
+import weakref
 from collections import deque
 
 from broker.outbox import Sender
@@ -13,8 +14,8 @@ class Slowpath:
     """Packets on their way to amqtt, which takes them byte by byte. At its end it gives no more bytes."""
 
     def __init__(self, sender: Sender, most: int) -> None:
-        """`most` packets may wait; then the sender does."""
-        self._sender = sender
+        """`most` packets may wait; then the sender does. The sender owns this way: it is referred to weakly, so that neither outlives it."""
+        self._sender: Sender = weakref.proxy(sender)
         self._most = most
         self._packets: deque[bytes] = deque()
         self._current = b""

@@ -12,21 +12,23 @@ from tests.broker.wire import Wire, until
 T = Topics()
 
 
-async def test_the_memory_of_an_ended_connection_comes_back_without_a_collection(broker: EmbeddedBroker, wire: Callable[..., Wire]) -> None:
-    """Cut or left, its TLS and buffers are gone at once, though amqtt's session is a knot that only the collector undoes."""
+async def test_an_ended_connection_leaves_nothing_to_collect(broker: EmbeddedBroker, wire: Callable[..., Wire]) -> None:
+    """Cut or left, its TLS, its session and our own connection are gone at once, though amqtt ties them into a knot."""
     gc.collect()
     gc.disable()
     try:
-        tls: list[weakref.ref[Any]] = []
+        left: list[weakref.ref[Any]] = []
         for end in ("abort", "leave"):
             made = wire("host-a")
             await made.connect("host-a")
             await made.subscribe(T.downlinks("host-a"))
-            transport: Any = broker.guard._clients["host-a"]._transport
-            tls.append(weakref.ref(transport._ssl_protocol))
-            del transport
+            connection: Any = broker.guard._clients["host-a"]
+            link: Any = broker._broker._links["host-a"]
+            tied = (connection, connection._transport._ssl_protocol, link.session, link.session.transitions, link.handler)
+            left += [weakref.ref(each) for each in tied]
+            del connection, link, tied
             await getattr(made, end)()
             await until(lambda: "host-a" not in broker.guard._clients)
-        await until(lambda: all(each() is None for each in tls))
+        await until(lambda: not [each() for each in left if each() is not None])
     finally:
         gc.enable()
