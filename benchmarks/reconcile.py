@@ -2,18 +2,24 @@
 
 Devices are played by a loop that ends each command as ingest would, in batches. Printed: keys/s of a lean hand-written loop over the same
 tables (claim, read, one upsert with a change row, settle) on the same database, ours, their ratio, the time of the statement that
-evaluates selectors, and how long a change to a single host takes while another one to all of them is under way. Run:
-`python -m benchmarks.reconcile --database postgresql://… [--hosts 10000]`; the database is emptied.
+evaluates selectors, how long a change to a single host takes while another one to all of them is under way, how many keys were queued
+then, and this process's memory (managers, devices and store together). Run: `python -m benchmarks.reconcile [--hosts 10000]`. It starts a
+PostgreSQL of its own; the one that `--database postgresql://…` names instead is emptied.
 """
 
 import argparse
 import asyncio
+import resource
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from benchmarks import paper
+from benchmarks.ground import directory
 from broker.messages import Command, Order, decode, decode_text
 from inventory import applying, bulk
 from inventory.actor import Actor
@@ -169,6 +175,24 @@ async def meanwhile(db: Database, store: Store, hosts: int) -> list[float]:
     return took
 
 
+async def deepest(db: Database, deep: list[int]) -> None:
+    """Remember how many keys are queued, once a second."""
+    while True:
+        async with db.acquire() as connection:
+            deep.append(int(await connection.fetchval("SELECT count(*) FROM work WHERE due_at IS NOT NULL")))
+        await asyncio.sleep(1)
+
+
+def peak_mib() -> float:
+    """The most that was ever resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_mib() -> float:
+    """Resident now."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
 async def measure(url: str, hosts: int) -> None:
     await migrate(url)
     db = await Database.open(url, application="benchmark", pool_size=16)
@@ -198,7 +222,11 @@ async def measure(url: str, hosts: int) -> None:
             spent = time.process_time() - cpu
             print(f"one change to {hosts} hosts        {took:8.1f} s, {spent:.1f} s of CPU here; {devices.commands} commands in all")
             print(f"selectors of 50 configs, 500 hosts {await evaluation(db):8.1f} ms")
+            before, deep = memory_mib(), list[int]()
+            helpers.append(asyncio.create_task(deepest(db, deep)))
             single = sorted(await meanwhile(db, store, hosts))
+            print(f"keys queued meanwhile, at most     {max(deep):8}")
+            print(f"memory: {before:.0f} MiB before, {memory_mib():.0f} after, {peak_mib():.0f} at most")
             print(f"meanwhile, a change to one host    {single[len(single) // 2]:8.2f} s, at most {single[-1]:.2f} s ({len(single)} times)")
             print(f"lean loop {baseline:.0f} keys/s, ours {hosts / took:.0f} hosts/s, ratio {hosts / took / baseline:.2f}")
         for helper in helpers:
@@ -214,10 +242,14 @@ def file(content: str, name: str = "bench") -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--database", required=True)
+    parser.add_argument("--database", help="a URL, to be emptied; else one is made for the run")
     parser.add_argument("--hosts", type=int, default=10_000)
     options = parser.parse_args()
-    asyncio.run(measure(options.database, options.hosts))
+    if options.database:
+        asyncio.run(measure(options.database, options.hosts))
+        return
+    with directory() as home, paper.cluster(home / "postgres") as made:
+        asyncio.run(measure(made.url(), options.hosts))
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ def bench(db: Database) -> Bench:
 
 
 async def test_a_fresh_intent_does_not_wait_behind_a_backlog(bench: Bench) -> None:
-    """With 5,000 keys due, a prompt one is in the first batch that is claimed after it, and the backlog keeps its share of each."""
+    """With 50,000 keys due, a prompt one is in the first batch that is claimed after it, and the backlog keeps its share of each."""
     queue = WorkQueue(bench.db)
-    await bench.trigger(*(f"bulk-{n:04}" for n in range(5000)))
+    await bench.trigger(*(f"bulk-{n:05}" for n in range(50_000)))
     async with bench.db.transaction() as tx:
         await queue.trigger(tx.raw, QUEUE, ["prompt"], Strength.FRESH, lane=Lane.PROMPT)
     first = {claimed.key for claimed in await queue.claim(QUEUE, "r", 100, timedelta(seconds=15))}
