@@ -29,6 +29,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "listing": ("listing",),
     "streams": ("event_stream",),
     "cable": ("cable_cut",),
+    "cable-embedded": ("cable_cut", "--broker", "embedded"),
     "agent": ("idle_agent",),
 }
 """Name → module and flags. `fleet` is three rows."""
@@ -42,6 +43,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "listing": ("--hosts", "5000", "--pages", "5"),
     "streams": ("--clients", "50", "--changes", "10"),
     "cable": ("--agents", "5"),
+    "cable-embedded": ("--agents", "5"),
     "agent": ("--seconds", "30"),
 }
 """Whether everything runs at all: the numbers of such a run mean nothing, and are not written down."""
