@@ -14,7 +14,7 @@ class Slowpath:
     """Packets on their way to amqtt, which takes them byte by byte. At its end it gives no more bytes."""
 
     def __init__(self, sender: Sender, most: int) -> None:
-        """`most` packets may wait; then the sender does. The sender owns this way: it is referred to weakly, so that neither outlives it."""
+        """`most` packets may wait; then the sender does. It owns this way, and is known weakly, so that neither outlives the other."""
         self._sender: Sender = weakref.proxy(sender)
         self._most = most
         self._packets: deque[bytes] = deque()
