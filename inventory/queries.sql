@@ -244,31 +244,35 @@ END;
 
 -- name: claim_work
 -- Take due keys and those whose lease has run out. A key that was triggered during a lease that ran out is read afresh now, which serves
--- that trigger. What is due, or leased, further ahead than anything ever is, was so by a clock that has been put right since. The prompt
--- lane (0) comes first, but never has it all: a share is the bulk's (1).
+-- that trigger. What is due, or leased, further ahead than anything ever is, was so by a clock that has been put right since; it is looked
+-- for apart, so that the index is not walked through all that waits. The prompt lane (0) comes first, but never has it all: a share is the
+-- bulk's (1).
 -- $1 manager, $2 how many, $3 owner, $4 for how long, $5 now, or NULL for this clock, $6 how many of the prompt lane at most
 WITH clock AS (
     SELECT coalesce($5::timestamptz, clock_timestamp()) AS now
 ), prompt AS (
     SELECT id, due_at FROM work
-    WHERE manager = $1 AND lane = 0 AND NOT halted
-      AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
+    WHERE manager = $1 AND lane = 0 AND NOT halted AND due_at <= (SELECT now FROM clock)
       AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
     ORDER BY due_at LIMIT $6 FOR UPDATE SKIP LOCKED
 ), bulk AS (
     SELECT id, due_at FROM work
-    WHERE manager = $1 AND lane = 1 AND NOT halted
-      AND (due_at <= (SELECT now FROM clock) OR due_at > (SELECT now FROM clock) + interval '1 hour')
+    WHERE manager = $1 AND lane = 1 AND NOT halted AND due_at <= (SELECT now FROM clock)
       AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
     ORDER BY due_at LIMIT $2 - (SELECT count(*) FROM prompt) FOR UPDATE SKIP LOCKED
+), astray AS (
+    SELECT id, due_at FROM work
+    WHERE manager = $1 AND lane IN (0, 1) AND NOT halted AND due_at > (SELECT now FROM clock) + interval '1 hour'
+      AND (lease_until IS NULL OR lease_until <= (SELECT now FROM clock) OR lease_until > (SELECT now FROM clock) + interval '1 hour')
+    LIMIT $2 - (SELECT count(*) FROM prompt) - (SELECT count(*) FROM bulk) FOR UPDATE SKIP LOCKED
 ), due AS (
-    TABLE prompt UNION ALL TABLE bulk
+    TABLE prompt UNION ALL TABLE bulk UNION ALL TABLE astray
 )
 UPDATE work w SET lease_owner = $3, lease_until = (SELECT now FROM clock) + $4::interval, fence = nextval('work_fences'), again = 0,
     backoff = false, attempts = CASE WHEN w.again = 3 THEN 0 ELSE w.attempts END,
     last_error = CASE WHEN w.again = 3 THEN NULL ELSE w.last_error END
-FROM due WHERE w.id = due.id
-RETURNING w.key, w.attempts, w.fence, greatest(0, extract(epoch FROM (SELECT now FROM clock) - due.due_at))::float8 AS waited_s;
+WHERE w.id = ANY (ARRAY(SELECT id FROM due))
+RETURNING w.key, w.attempts, w.fence, greatest(0, extract(epoch FROM (SELECT now FROM clock) - w.due_at))::float8 AS waited_s;
 
 -- name: renew_work
 -- $1 manager, $2 keys, $3 fences, $4 for how long, $5 now, or NULL for this clock
@@ -299,14 +303,20 @@ FROM unnest($2::text[], $3::timestamptz[], $4::int[], $5::boolean[], $6::boolean
 WHERE w.manager = $1 AND w.key = t.key;
 
 -- name: due_work
--- Which managers have something to claim. $1 managers, $2 now, or NULL for this clock
+-- Which managers have something to claim, as `claim_work` sees it; the first row of each lane tells, in the order of the index.
+-- $1 managers, $2 now, or NULL for this clock
 WITH clock AS (SELECT coalesce($2::timestamptz, clock_timestamp()) AS now)
-SELECT m AS manager FROM unnest($1::text[]) AS m, clock
-WHERE EXISTS (
-    SELECT 1 FROM work w
-    WHERE w.manager = m AND w.lane IN (0, 1) AND NOT w.halted AND (w.due_at <= clock.now OR w.due_at > clock.now + interval '1 hour')
+SELECT DISTINCT m AS manager FROM clock, unnest($1::text[]) AS m, unnest(ARRAY[0, 1]) AS l, LATERAL ((
+    SELECT id FROM work w
+    WHERE w.manager = m AND w.lane = l AND NOT w.halted AND w.due_at <= clock.now
       AND (w.lease_until IS NULL OR w.lease_until <= clock.now OR w.lease_until > clock.now + interval '1 hour')
-);
+    ORDER BY w.due_at LIMIT 1
+) UNION ALL (
+    SELECT id FROM work w
+    WHERE w.manager = m AND w.lane = l AND NOT w.halted AND w.due_at > clock.now + interval '1 hour'
+      AND (w.lease_until IS NULL OR w.lease_until <= clock.now OR w.lease_until > clock.now + interval '1 hour')
+    ORDER BY w.due_at LIMIT 1
+)) AS due;
 
 -- name: work_in_hand
 -- $1 manager

@@ -13,7 +13,7 @@ import pytest
 
 from inventory.actor import Actor
 from inventory.changes import Change, Relay
-from inventory.db import Connection, Database
+from inventory.db import SQL, Connection, Database, loads
 from inventory.errors import Unavailable
 from inventory.store import Store
 from inventory.work import Lane, Strength, WorkQueue, waiting
@@ -127,6 +127,24 @@ async def test_a_fresh_intent_does_not_wait_behind_a_backlog(bench: Bench) -> No
         await queue.trigger(tx.raw, QUEUE, [f"prompt-{n}" for n in range(500)], Strength.FRESH, lane=Lane.PROMPT)
     second = [claimed.key for claimed in await queue.claim(QUEUE, "r", 100, timedelta(seconds=15))]
     assert sum(key.startswith("bulk") for key in second) == 25
+
+
+async def test_keys_that_wait_cost_those_that_are_due_nothing(bench: Bench) -> None:
+    """With 50,000 keys that wait for a device or for their time, looking for what is due reads a few pages, not all of them."""
+    async with bench.db.transaction() as tx:
+        await tx.raw.execute(
+            "INSERT INTO work (manager, key, queued_at, due_at, lane, fence, again, attempts, halted, backoff) "
+            "SELECT $1, 'k' || n, now(), CASE n % 2 WHEN 0 THEN now() + interval '30 minutes' END, n % 3 % 2, 0, 0, 0, false, false "
+            "FROM generate_series(1, 50000) AS n",
+            QUEUE,
+        )
+    async with bench.db.acquire() as connection:
+        await connection.execute("VACUUM ANALYZE work")
+        lease = timedelta(seconds=15)
+        for name, given in (("claim_work", (QUEUE, 100, "r", lease, None, 75)), ("due_work", ([QUEUE, "other"], None))):
+            [[plan]] = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {SQL[name]}", *given)
+            found = loads(plan)[0]["Plan"]
+            assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 60, name
 
 
 async def test_two_replicas_share_keys_and_miss_no_trigger(bench: Bench) -> None:
