@@ -24,12 +24,13 @@ from broker.messages import Command, Order, decode, decode_text
 from inventory import applying, bulk
 from inventory.actor import Actor
 from inventory.applying import Configs
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.changes import Relay
 from inventory.db import Database, dumps, migrate
 from inventory.ids import new_id
 from inventory.kinds import BY_NAME
 from inventory.resource import time_text
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from managers.rendering import Renderer
 from managers.service import assemble, started

@@ -1,9 +1,9 @@
 """The installation's keys: the CA, the command root with the key it delegates to, and what the devices' channel keys are made of.
 
 `Authority` is the only reader of the CA's key and of the channel master key; `bootstrap` makes whatever is missing in the secrets
-directory and renews what nears its end. `CommandSigner` needs the delegated command key alone, so that the managers can sign commands
-without being able to enroll anybody. Each file appears whole (written aside, synced, renamed) with mode 0600; a key is written before
-its certificate, and a certificate that does not fit its key is made again, so that a kill at any point is put right by the next run.
+directory and renews what nears its end. What signs commands is `inventory.signing`. Each file appears whole (written aside, synced,
+renamed) with mode 0600; a key is written before its certificate, and a certificate that does not fit its key is made again, so that a kill
+at any point is put right by the next run.
 A key that is gone while something made with it is still there is never replaced: that is a backup's task, and says so. All of it can be
 exchanged under running services (`inventory.rotation`): what is kept in memory is read anew when its files change.
 
@@ -13,11 +13,9 @@ Called by `inventory bootstrap`, by enrollment in the web process, and by the se
 import base64
 import hashlib
 import hmac
-import json
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +24,15 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from broker.acl import REPLICAS
-from broker.messages import ContractError, Delegation, KeyList, Mandate, Moment, decode_text, encode_text, now_text
+from broker.messages import Delegation, KeyList, decode_text, now_text
 from inventory import arranging, certificates, keychain
 from inventory.certificates import BACK_DATED, Issued, Issuer, Withdrawn
-from inventory.keychain import Keychain, key_id
+from inventory.keychain import Keychain
 from inventory.secret_files import AuthorityError, Fresh, alone, read_raw_key, write_secret
+from inventory.signing import b64, delegate, delegated_by, read_delegation
 
 DEVICE_LIFETIME = timedelta(days=30)
 SERVICE_LIFETIME = timedelta(days=365)
@@ -64,56 +62,6 @@ Clock = Callable[[], datetime]
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A text's signature (base64, Ed25519), the id of the key that made it, and why that key may."""
-
-    signature: str
-    key: str
-    delegation: Delegation
-
-
-@dataclass(frozen=True, slots=True)
-class Delegated:
-    """The command key, and why it may."""
-
-    key: SigningKey
-    delegation: Delegation
-    generation: int
-
-    @classmethod
-    def read(cls, secrets_dir: Path) -> "Delegated":
-        key = SigningKey(read_raw_key(secrets_dir / "command.key"))
-        delegation, mandate = _read_delegation(secrets_dir / "delegation.json")
-        if mandate.public_key != _b64(bytes(key.verify_key)):
-            raise AuthorityError(f"{secrets_dir}: command.key and delegation.json don't belong together: run `fleetward migrate`")
-        return cls(key, delegation, mandate.generation)
-
-
-class CommandSigner:
-    """Signs commands and checkpoints with the delegated command key. Follows when `command.key` and `delegation.json` are replaced."""
-
-    def __init__(self, secrets_dir: Path) -> None:
-        """Raises AuthorityError, OSError."""
-        self._held = Fresh(lambda: Delegated.read(secrets_dir), secrets_dir / "command.key", secrets_dir / "delegation.json")
-        self._held.get()
-
-    @property
-    def generation(self) -> int:
-        """Of the delegation; a checkpoint tells it, and so voids older ones."""
-        return self._held.get().generation
-
-    def sign(self, text: str) -> Signed:
-        """Over the exact UTF-8 bytes of `text`."""
-        held = self._held.get()
-        return Signed(_b64(held.key.sign(text.encode()).signature), key_id(bytes(held.key.verify_key)), held.delegation)
-
-    def checkpoint(self, moment: Moment) -> tuple[str, Signed]:
-        """The text of a checkpoint, and its signature; the generation is that of the delegation it is signed under."""
-        text = encode_text(replace(moment, generation=self.generation))
-        return text, self.sign(text)
 
 
 class Authority:
@@ -268,7 +216,7 @@ class Authority:
         with alone(self.directory):
             root = SigningKey(read_raw_key(self._path("command-root.key")))
             public = bytes(SigningKey(read_raw_key(self._path("command.key"))).verify_key)
-            _, mandate = _read_delegation(self._path("delegation.json"))
+            _, mandate = read_delegation(self._path("delegation.json"))
             write_secret(self._path("delegation.json"), self._delegation(root, public, mandate.generation + RESTORED))
             if self._path("keys.json").exists():
                 renumbered = self._read_keychain().renumbered(arranging.command_roots(self.directory))
@@ -280,9 +228,9 @@ class Authority:
         two files, the next bootstrap finishes it; until then services sign as before. Raises AuthorityError."""
         with alone(self.directory):
             root = SigningKey(read_raw_key(self._path("command-root.key")))
-            _, mandate = _read_delegation(self._path("delegation.json"))
+            _, mandate = read_delegation(self._path("delegation.json"))
             key = SigningKey.generate()
-            write_secret(self._path("command.key"), _b64(bytes(key)).encode() + b"\n")
+            write_secret(self._path("command.key"), b64(bytes(key)).encode() + b"\n")
             write_secret(self._path("delegation.json"), self._delegation(root, bytes(key.verify_key), mandate.generation + 1))
         return mandate.generation + 1
 
@@ -356,7 +304,7 @@ class Authority:
 
     def _ensure_raw(self, name: str) -> None:
         if not self._path(name).exists():
-            write_secret(self._path(name), _b64(secrets.token_bytes(32)).encode() + b"\n")
+            write_secret(self._path(name), b64(secrets.token_bytes(32)).encode() + b"\n")
 
     def _ensure_command_keys(self) -> None:
         if not self._path("command-root.key").exists():
@@ -376,7 +324,7 @@ class Authority:
             generation=1,
             issued_at=now_text(self._clock()),
             authorities=(self.ca_pem,),
-            command_roots=(_b64(bytes(root.verify_key)),),
+            command_roots=(b64(bytes(root.verify_key)),),
         )
         return Keychain((keychain.signed(first, [root]),))
 
@@ -384,30 +332,22 @@ class Authority:
         """The generation of the delegation to make; None where the one there is will do."""
         if not self._path("delegation.json").exists():
             return 1
-        delegation, mandate = _read_delegation(self._path("delegation.json"))
-        if not _delegated_by(root, delegation):
+        delegation, mandate = read_delegation(self._path("delegation.json"))
+        if not delegated_by(root, delegation):
             self._refuse_stranger(delegation)
             return mandate.generation + 1
         lasts = datetime.fromisoformat(mandate.not_after) - self._clock() > RENEW_BEFORE
-        return None if lasts and mandate.public_key == _b64(public) else mandate.generation + 1
+        return None if lasts and mandate.public_key == b64(public) else mandate.generation + 1
 
     def _refuse_stranger(self, delegation: Delegation) -> None:
         """Only a root that has stood in a list may have delegated."""
         roots = {root for each in self._read_keychain().lists for root in decode_text(KeyList, each.signed).command_roots}
-        if not any(_delegated_by(VerifyKey(base64.b64decode(root)), delegation) for root in roots):
+        if not any(delegated_by(VerifyKey(base64.b64decode(root)), delegation) for root in roots):
             raise AuthorityError("delegation.json was not made with command-root.key: restore both from the same backup")
 
     def _delegation(self, root: SigningKey, public: bytes, generation: int) -> bytes:
         now = self._clock()
-        mandate = Mandate(
-            public_key=_b64(public),
-            generation=generation,
-            not_before=now_text(now - BACK_DATED),
-            not_after=now_text(now + SERVICE_LIFETIME),
-        )
-        signed = encode_text(mandate)
-        delegation = Delegation(signed=signed, signature=_b64(root.sign(signed.encode()).signature))
-        return encode_text(delegation).encode() + b"\n"
+        return delegate(root, public, generation, now - BACK_DATED, now + SERVICE_LIFETIME)
 
     def _ensure_leaf(self, name: str, issue: Callable[[certificates.Key], Issued], names: frozenset[str]) -> None:
         key_path, certificate_path = self._path(f"{name}.key"), self._path(f"{name}.crt")
@@ -451,23 +391,3 @@ def _server_names(advertised: Iterable[str]) -> list[str]:
         except ValueError as error:
             raise AuthorityError(f"{name!r} can't be advertised: {error}") from None
     return list(dict.fromkeys(name for name in found if name))
-
-
-def _read_delegation(path: Path) -> tuple[Delegation, Mandate]:
-    try:
-        delegation = decode_text(Delegation, path.read_text())
-        return delegation, decode_text(Mandate, delegation.signed)
-    except (ContractError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AuthorityError(f"{path} is damaged ({error}): restore it from a backup") from None
-
-
-def _delegated_by(root: VerifyKey, delegation: Delegation) -> bool:
-    try:
-        root.verify(delegation.signed.encode(), base64.b64decode(delegation.signature))
-        return True
-    except (BadSignatureError, ValueError):
-        return False
-
-
-def _b64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()

@@ -40,7 +40,7 @@ from broker.messages import (
 )
 from broker.topics import DeviceTopic, Topics
 from inventory import bulk, reports, trusting
-from inventory.authority import Authority, CommandSigner, utcnow
+from inventory.authority import Authority, utcnow
 from inventory.batch import Batch, Counts, decide
 from inventory.bulk import BulkWriter
 from inventory.db import SQL, Database, dumps, loads
@@ -50,6 +50,7 @@ from inventory.memory import ASK_AGAIN_S, RESYNCS_A_SECOND, Known, Recently, Res
 from inventory.metrics import DEVICES_REFUSED, ENDED, INGEST_SECONDS, INGESTED, METER, REFUSED, RETRIES
 from inventory.renewal import GRACE, Renewals
 from inventory.secret_files import AuthorityError
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from inventory.streams import Stream, answer
 from inventory.trusting import Trusting

@@ -27,7 +27,7 @@ from broker.topics import UPLINKS, BrokerTopic, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
 from inventory import endings, metrics, retention, telemetry
 from inventory.asked import RETRY_AFTER_S, Asked
-from inventory.authority import Authority, CommandSigner, utcnow
+from inventory.authority import Authority, utcnow
 from inventory.bootstrap import forget_first_password
 from inventory.changes import Relay
 from inventory.db import Database, migrate
@@ -46,6 +46,7 @@ from inventory.revocation_list import Teller
 from inventory.seals import Sealer
 from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
+from inventory.signing import CommandSigner
 from inventory.store import Store
 
 log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from broker.messages import Command, CommandState, ContractError, Order, Resourc
 from broker.topics import DeviceTopic, Topics
 from inventory import dispatching
 from inventory.actor import Actor
-from inventory.authority import CommandSigner
 from inventory.dispatching import DueCommand, Sent
 from inventory.errors import Unavailable
 from inventory.kinds.command import COMMAND
 from inventory.metrics import ENDED, METER, SENT
+from inventory.signing import CommandSigner
 from inventory.store import Store
 
 log = logging.getLogger(__name__)

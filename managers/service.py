@@ -21,11 +21,11 @@ from broker.client import Settings as BrokerSettings
 from broker.heap import keep_trimmed
 from broker.vitals import answer_signal
 from inventory.applying import Configs
-from inventory.authority import CommandSigner
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.metrics import CONNECTED, CONNECTIONS, METER
 from inventory.replica import certificate_name
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
 from inventory.work import WorkQueue

@@ -24,10 +24,11 @@ from edge_agent.appliers.config import digest_of
 from edge_agent.runtime import Runtime
 from edge_agent.settings import load
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.db import Database, loads
 from inventory.inbound import Inbound
 from inventory.ingest import Ingest
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from managers.dispatch import Dispatcher
 from tests.hostile.mqtt import Carried, HostileBroker

@@ -21,10 +21,11 @@ from nacl.signing import VerifyKey
 
 from broker.messages import Mandate, Moment, decode_text, now_text
 from inventory import authority as module
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.errors import Invalid
 from inventory.keychain import key_id
 from inventory.secret_files import AuthorityError, write_secret
+from inventory.signing import CommandSigner
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 FILES = {

@@ -9,11 +9,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.messages import Facts
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.certificates import as_issued
 from inventory.db import SQL, Database
 from inventory.enrollment import Admitted, redeem
 from inventory.ingest import Ingest
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent
 from tests.inventory_wire.installation import new_key, request

@@ -11,7 +11,7 @@ import pytest
 from broker.messages import Ack, Doubt, Error, Item, Log, Metrics, Moment, decode_text, mac
 from broker.topics import Topics
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.changes import Relay, read
 from inventory.db import Database, loads
 from inventory.inbound import Inbound
@@ -19,6 +19,7 @@ from inventory.ingest import LOOK_S, Ingest, portions
 from inventory.listing import ListQuery
 from inventory.memory import ASK_AGAIN_S, ASKS, SETTLE_S
 from inventory.metrics import DEVICES_REFUSED, METER, REFUSED
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from inventory.streams import NEVER_GIVEN
 from tests.inventory_wire.device import Device, Sent, log_message, make_device, make_devices, result, status

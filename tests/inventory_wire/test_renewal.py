@@ -16,7 +16,7 @@ from broker.messages import CertificateAnswer, CertificateRequest, Denial, Keys,
 from broker.topics import Topics
 from edge_agent import certificates as device_side
 from inventory import endings, integrations, rotation, trusting
-from inventory.authority import DEVICE_LIFETIME, Authority, CommandSigner
+from inventory.authority import DEVICE_LIFETIME, Authority
 from inventory.certificates import fingerprint
 from inventory.db import Database, loads
 from inventory.errors import Forbidden, Invalid
@@ -24,6 +24,7 @@ from inventory.ingest import Ingest
 from inventory.listing import ListQuery
 from inventory.readmission import Readmission
 from inventory.renewal import GRACE, Asked, Deny, Held, Issue, Renewals, Repeat, decide
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent, make_device
 

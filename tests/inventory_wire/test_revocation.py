@@ -14,7 +14,7 @@ from broker.revocations import Follower, RevocationList
 from broker.topics import IntentTopic
 from inventory import integrations, revocation
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.certificates import Issued, as_issued
 from inventory.db import SQL, Database
 from inventory.enrollment import Admitted, redeem
@@ -24,6 +24,7 @@ from inventory.intents import Intents
 from inventory.presence import sweep
 from inventory.publisher import Undelivered
 from inventory.revocation_list import AGAIN_S, Teller
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent
 from tests.inventory_wire.installation import new_key, request

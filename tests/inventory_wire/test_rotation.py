@@ -16,10 +16,11 @@ from broker.messages import Keys, decode_text
 from edge_agent import trust
 from edge_agent.trust import Ring, Untrusted
 from inventory import rotation
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.certificates import alternative_names
 from inventory.keychain import Keychain, Phase
 from inventory.secret_files import AuthorityError, Fresh
+from inventory.signing import CommandSigner
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 STEPS = (rotation.begin, rotation.advance, rotation.advance)

@@ -12,11 +12,11 @@ from typing import Any
 from broker.messages import Command, Order, decode, decode_text
 from broker.topics import DeviceTopic, Topics
 from inventory.actor import Actor
-from inventory.authority import CommandSigner
 from inventory.changes import Relay
 from inventory.db import Database
 from inventory.kinds import BY_NAME
 from inventory.resource import Resource, time_text
+from inventory.signing import CommandSigner
 from inventory.store import ListQuery, Store
 from inventory.tables import DeviceIdentity, DeviceStream
 from managers.rendering import Renderer

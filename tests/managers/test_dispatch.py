@@ -14,9 +14,10 @@ from broker.client import NotConnected
 from broker.messages import Command, CommandState, Mandate, decode, decode_text
 from broker.topics import Topics
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.dispatching import DueCommand
 from inventory.resource import Resource
+from inventory.signing import CommandSigner
 from managers import dispatch
 from managers.dispatch import GRACE, RECHECK, RESEND, Dispatcher, End, Send, Step, Wait, next_step
 from tests.managers.fleet import Fleet, eventually

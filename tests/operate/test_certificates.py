@@ -11,8 +11,9 @@ from cryptography import x509
 from broker import acl
 from broker.client import Settings
 from broker.topics import Topics
-from inventory.authority import NEEDS, SERVICES, Authority, CommandSigner, service_certificates
+from inventory.authority import NEEDS, SERVICES, Authority, service_certificates
 from inventory.secret_files import AuthorityError
+from inventory.signing import CommandSigner
 
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
 

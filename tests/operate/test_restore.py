@@ -14,13 +14,14 @@ from fleetward import postgres
 from fleetward.preflight import libpq_environment
 from inventory import changes, schema
 from inventory.actor import Actor
-from inventory.authority import RESTORED, Authority, CommandSigner
+from inventory.authority import RESTORED, Authority
 from inventory.backup import BackupError, Described, dump, load
 from inventory.changes import Relay
 from inventory.db import Database
 from inventory.errors import Gone
 from inventory.ingest import Ingest
 from inventory.seals import Sealer
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import Device, Sent, make_device, result, status
 

@@ -12,10 +12,11 @@ from typing import Any
 from broker.messages import Error, Item, Message
 from inventory import facts, tokens
 from inventory.actor import Actor
-from inventory.authority import Authority, CommandSigner
+from inventory.authority import Authority
 from inventory.db import Database
 from inventory.enrollment import Admitted, redeem
 from inventory.ingest import Ingest
+from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent, log_message, result, status
 from tests.inventory_wire.installation import new_key, request

@@ -18,12 +18,12 @@ from nacl.signing import SigningKey
 
 from broker.client import SessionDown, SessionUp
 from broker.messages import Delegation, KeyList, Mandate, encode_text, now_text
-from inventory.authority import CommandSigner, Delegated
 from inventory.ingest import Ingest
 from inventory.keychain import Keychain, signed
 from inventory.secret_files import Fresh
 from inventory.service import Service, _keep, _release
 from inventory.settings import Settings
+from inventory.signing import CommandSigner, Delegated
 from inventory.store import Store
 from managers.rendering import Renderer
 from managers.service import assemble, started
