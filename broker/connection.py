@@ -1,21 +1,25 @@
 """One client's connection to the embedded broker, from its first byte to its last.
 
-It cuts what arrives into packets, refuses what breaks MQTT or the access rules, relays QoS 0 and 1 at once, passes everything else on to
-the broker behind (`Behind`, which is amqtt), and enforces keepalive. What goes out, and its bounds, is `broker.outbox`. Who may connect at
-all is `broker.guard`'s business, and where messages go is `broker.embedded`'s.
+It cuts what arrives into packets, refuses what breaks MQTT or the access rules, answers each packet where it is read, and enforces
+keepalive. A client is read for a short while and then lines up (`broker.backlog`), so that who sends without end delays nobody else. Only
+acknowledgements of amqtt's own messages and DISCONNECT are passed on to amqtt (`broker.slowpath`). What goes out, and its bounds, is
+`broker.outbox`. Who may connect at all is `broker.guard`'s business, and where messages and subscriptions go is `broker.embedded`'s.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol, cast
 
 from broker.acl import Class, Grants, Identity
+from broker.backlog import Backlog
 from broker.limits import Counters, Limits
 from broker.outbox import Outbox
 from broker.packets import (
+    PINGRESP,
     Connect,
     Framer,
     Kind,
@@ -27,12 +31,15 @@ from broker.packets import (
     connack,
     puback,
     pubcomp,
+    pubrec,
     read_connect,
     read_nothing,
     read_packet_id,
     read_publish,
     read_subscribe,
     read_unsubscribe,
+    suback,
+    unsuback,
 )
 from broker.slowpath import Slowpath
 
@@ -42,16 +49,24 @@ _REMEMBERED_TOPICS = 64
 """How many topics' permissions a connection remembers; a device has seven."""
 _SHOWN = 256
 """Characters of a topic in the log; one may have 65,535."""
+_TURN = "its turn"
+"""What a client waits for that is not read."""
 
 
 class Behind(Protocol):
     """The broker behind the guard, as a connection sees it."""
 
     def relay(self, source: "Connection", publish: Publish) -> None:
-        """Route a message of QoS 0 or 1 that its sender may publish."""
+        """Route a message that its sender may publish."""
 
     def acknowledged(self, connection: "Connection", packet_id: int) -> bool:
         """The client has acknowledged a QoS 1 message. False: not one that was relayed."""
+
+    def subscribe(self, connection: "Connection", filter_: str, qos: int) -> int:
+        """Returns SUBACK's code: the QoS granted, or 0x80."""
+
+    def unsubscribe(self, connection: "Connection", filter_: str) -> None:
+        """Nothing happens where there is no such subscription."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class _State(Enum):
     NEW = auto()
     """Waiting for CONNECT."""
     ADMITTING = auto()
-    """CONNECT has come; what follows it waits."""
+    """CONNECT has come; what follows it waits in the framer."""
     OPEN = auto()
     LEAVING = auto()
     """DISCONNECT has come; what follows it is ignored."""
@@ -79,7 +94,7 @@ class _State(Enum):
 class Connection(asyncio.Protocol):
     """The protocol of an accepted socket, TLS done. `first` resolves with the CONNECT, or raises Malformed or ConnectionError."""
 
-    def __init__(self, limits: Limits, counters: Counters, behind: Behind) -> None:
+    def __init__(self, limits: Limits, counters: Counters, behind: Behind, backlog: Backlog) -> None:
         self.limits = limits
         self.counters = counters
         self.slowpath = Slowpath(self, limits.slow_path_packets)
@@ -87,6 +102,7 @@ class Connection(asyncio.Protocol):
         """Set when nothing of this client is left in the broker."""
         self.closed = asyncio.Event()
         self._behind = behind
+        self._backlog = backlog
         self._loop = asyncio.get_running_loop()
         self.first: asyncio.Future[Connect] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
@@ -94,11 +110,11 @@ class Connection(asyncio.Protocol):
         self._framer = Framer(limits.connect_bytes)
         self._state = _State.NEW
         self._opened = False
-        self._early: list[Packet] = []
         self._admitted: Admitted | None = None
         self._allowed: dict[str, bool] = {}
         self._denials = 0
-        self._releases: set[int] = set()
+        self._unreleased: dict[int, Publish | None] = {}
+        """QoS 2 messages received, by packet id; None: one that is not to be delivered."""
         self._out: Outbox | None = None
         self._holds: set[Hashable] = set()
         self._keepalive: asyncio.TimerHandle | None = None
@@ -151,8 +167,6 @@ class Connection(asyncio.Protocol):
         self._last_heard = self._loop.time()
         if self.admitted.keepalive_s:
             self._keepalive = self._loop.call_later(1.5 * self.admitted.keepalive_s, self._check_keepalive)
-        early, self._early = self._early, []
-        self._handle(early)
         self.release("admitting")
 
     def refuse(self, code: Refusal) -> None:
@@ -180,6 +194,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._state is _State.OPEN:
+            self._take(math.inf)  # what came before the end counts
         before, self._state = self._state, _State.CLOSED
         if self._keepalive is not None:
             self._keepalive.cancel()
@@ -210,24 +226,58 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last_heard = self._loop.time()
-        try:
-            match self._state:
-                case _State.NEW:
-                    self._begin(list(self._framer.feed(data)))
-                case _State.ADMITTING:
-                    self._early.extend(self._framer.feed(data))
-                case _State.OPEN:
-                    for packet in self._framer.feed(data):
-                        self._dispatch(packet)
-                case _State.LEAVING | _State.CLOSED:
-                    pass
-        except Malformed as error:
-            self._malformed(error)
-
-    def _begin(self, packets: list[Packet]) -> None:
-        if not packets:
+        if self._state in (_State.LEAVING, _State.CLOSED):
             return
-        first, *self._early = packets
+        self._framer.feed(data)
+        if not self._holds:
+            self._take(self.limits.turn_s)
+
+    def _take(self, seconds: float) -> None:
+        """Packets that have come, until so much time has passed; the others wait for another turn, and the client with them."""
+        end = self._loop.time() + seconds
+        try:
+            for packet in self._framer.packets():
+                self._dispatch(packet)
+                if self._state is not _State.OPEN or (self._holds and seconds < math.inf):
+                    return
+                if self._loop.time() >= end:
+                    self._line_up()
+                    return
+        except Malformed as error:
+            if self.first.done():
+                self.cut(str(error))
+            else:
+                self.first.set_exception(error)
+
+    def _dispatch(self, packet: Packet) -> None:
+        """Raises Malformed."""
+        match packet.kind:
+            case _ if self._state is _State.NEW:
+                self._begin(packet)
+            case Kind.PUBLISH:
+                self._publish(read_publish(packet.flags, packet.body))
+            case Kind.PUBACK if self._behind.acknowledged(self, read_packet_id(packet.body)):
+                pass
+            case Kind.PUBREL:
+                self._released(read_packet_id(packet.body))
+            case Kind.PINGREQ:
+                read_nothing(packet.body)
+                self.write(PINGRESP)
+            case Kind.SUBSCRIBE:
+                self._subscribe(*read_subscribe(packet.body, self.limits.subscriptions))
+            case Kind.UNSUBSCRIBE:
+                self._unsubscribe(*read_unsubscribe(packet.body, self.limits.subscriptions))
+            case Kind.DISCONNECT:
+                read_nothing(packet.body)
+                self.slowpath.put(packet.encode())
+                self._state = _State.LEAVING
+            case Kind.CONNECT:
+                raise Malformed("a second CONNECT")
+            case _:  # acknowledges what amqtt has sent
+                read_packet_id(packet.body)
+                self.slowpath.put(packet.encode())
+
+    def _begin(self, first: Packet) -> None:
         if first.kind is not Kind.CONNECT:
             raise Malformed(f"the first packet is {first.kind.name}")
         self._state = _State.ADMITTING
@@ -236,79 +286,44 @@ class Connection(asyncio.Protocol):
         if not self.first.done():
             self.first.set_result(read_connect(first.body))
 
-    def _malformed(self, error: Malformed) -> None:
-        if self.first.done():
-            self.cut(str(error))
-        else:
-            self.first.set_exception(error)
-
-    def _handle(self, packets: list[Packet]) -> None:
-        try:
-            for packet in packets:
-                self._dispatch(packet)
-        except Malformed as error:
-            self.cut(str(error))
-
-    def _dispatch(self, packet: Packet) -> None:
-        if self._state is not _State.OPEN:
-            return
-        match packet.kind:
-            case Kind.PUBLISH:
-                self._publish(read_publish(packet.flags, packet.body), packet)
-            case Kind.PUBACK if self._behind.acknowledged(self, read_packet_id(packet.body)):
-                pass
-            case Kind.PUBREL if self._unknown_release(read_packet_id(packet.body)):
-                pass
-            case _:
-                self._check(packet)
-                self.slowpath.put(packet.encode())
-        if packet.kind is Kind.DISCONNECT:
-            self._state = _State.LEAVING
-
-    def _check(self, packet: Packet) -> None:
-        """That amqtt can read it. Raises Malformed."""
-        filters = 0
-        match packet.kind:
-            case Kind.SUBSCRIBE:
-                filters = len(read_subscribe(packet.body)[1])
-            case Kind.UNSUBSCRIBE:
-                filters = len(read_unsubscribe(packet.body)[1])
-            case Kind.PINGREQ | Kind.DISCONNECT:
-                read_nothing(packet.body)
-            case Kind.CONNECT:
-                raise Malformed("a second CONNECT")
-            case _:
-                read_packet_id(packet.body)
-        if filters > self.limits.subscriptions:
-            raise Malformed(f"more than {self.limits.subscriptions} filters in a packet")
-
-    def _publish(self, publish: Publish, packet: Packet) -> None:
+    def _publish(self, publish: Publish) -> None:
         allowed = self.may_publish(publish.topic)
         if not allowed:
             self.deny(publish.topic, "publish")
         if publish.qos == 2:
-            self._receive_exactly_once(publish, packet)
+            self._received(publish, allowed)
             return
         if allowed:
-            self.counters.relayed += 1
-            self._behind.relay(self, publish)
+            self._relay(publish)
         if publish.qos == 1:
             self.write(puback(publish.packet_id))
 
-    def _receive_exactly_once(self, publish: Publish, packet: Packet) -> None:
-        """amqtt keeps it until PUBREL, and then asks `may_publish` again."""
-        self._releases.add(publish.packet_id)
-        if len(self._releases) > self.limits.releases:
+    def _received(self, publish: Publish, allowed: bool) -> None:
+        """It is kept until PUBREL (section 4.3.3)."""
+        self._unreleased[publish.packet_id] = publish if allowed else None
+        if len(self._unreleased) > self.limits.releases:
             raise Malformed(f"more than {self.limits.releases} QoS 2 messages unreleased")
-        self.slowpath.put(packet.encode())
+        self.write(pubrec(publish.packet_id))
 
-    def _unknown_release(self, packet_id: int) -> bool:
-        """PUBREL of a message that is done already (a repeated one): amqtt would leave it without its PUBCOMP."""
-        if packet_id in self._releases:
-            self._releases.discard(packet_id)
-            return False
+    def _relay(self, publish: Publish) -> None:
+        self.counters.relayed += 1
+        self._behind.relay(self, publish)
+
+    def _released(self, packet_id: int) -> None:
+        """A repeated PUBREL, of a message that is done already, is only answered."""
+        if (publish := self._unreleased.pop(packet_id, None)) is not None:
+            self._relay(publish)
         self.write(pubcomp(packet_id))
-        return True
+
+    def _subscribe(self, packet_id: int, wanted: list[tuple[str, int]]) -> None:
+        """SUBACK goes out before any message of these subscriptions."""
+        codes = bytes(self._behind.subscribe(self, filter_, qos) for filter_, qos in wanted)
+        self.write(suback(packet_id, codes))
+
+    def _unsubscribe(self, packet_id: int, filters: list[str]) -> None:
+        for filter_ in filters:
+            self._behind.unsubscribe(self, filter_)
+        self.write(unsuback(packet_id))
 
     def may_publish(self, topic: str) -> bool:
         allowed = self._allowed.get(topic)
@@ -337,11 +352,23 @@ class Connection(asyncio.Protocol):
         self._holds.add(reason)
 
     def release(self, reason: Hashable) -> None:
-        if reason not in self._holds:
+        if reason in self._holds:
+            self._holds.discard(reason)
+            if not self._holds:
+                self._line_up()
+
+    def _line_up(self) -> None:
+        self.hold(_TURN)
+        self._backlog.line_up(self)
+
+    def go_on(self) -> None:
+        """First what has come already, then what is to come."""
+        self._holds.discard(_TURN)
+        if self._holds or self._transport is None or self._state is not _State.OPEN:
             return
-        self._holds.discard(reason)
-        if not self._holds and self._transport is not None and not self._transport.is_closing():
-            self._last_heard = self._loop.time()
+        self._last_heard = self._loop.time()
+        self._take(self.limits.turn_s)
+        if not self._holds and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # --- what goes out --------------------------------------------------------------------------------------------------------

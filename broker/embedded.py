@@ -1,24 +1,23 @@
 """The embedded broker: amqtt behind the guard. Everything of amqtt that is overridden is overridden here.
 
-amqtt keeps the sessions: CONNACK, SUBSCRIBE and UNSUBSCRIBE, PING, QoS 2, and the Will at a session's end. What it does otherwise than the
-contract needs is replaced: who is authenticated and what is allowed (the guard has decided), routing (an index of filters instead of a
-walk over all of them), and the delivery of QoS 0 and 1, which goes from the sender's connection to the receivers' without a task, a queue
-or an object a message (docs/adr/ tells why). It is pinned exactly, and `tests/broker/test_embedded_rows.py` has a test for each
-property that bare amqtt 0.12.1 lacks: run them to adopt another release.
+amqtt keeps the sessions: CONNACK, the delivery of QoS 2, and the Will at a session's end. What it does otherwise than the contract needs is
+replaced: who is authenticated and what is allowed (the guard has decided), subscriptions and routing (an index of filters instead of a walk
+over all of them), and everything that a client can say much of (`broker.connection`): it costs no task, no queue and no object that stays
+(docs/adr/ tells why). It is pinned exactly, and `tests/broker/test_embedded_rows.py` has a test for each property that bare amqtt 0.12.1
+lacks: run them to adopt another release.
 
 `broker.__main__` runs it; tests build it with rules of their own.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker, RetainedApplicationMessage
-from amqtt.contexts import Action
 from amqtt.errors import AMQTTError
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.session import OutgoingApplicationMessage, Session
@@ -90,7 +89,8 @@ class _Link:
     connection: Connection
     session: Session
     handler: BrokerProtocolHandler
-    exactly_once: set[asyncio.Task[Any]] = field(default_factory=set)
+    deliveries: set[asyncio.Task[Any]] = field(default_factory=set)
+    """By amqtt: of QoS 2, and of what was retained."""
 
     def deliver(self, message: Publish, outgoing: Outgoing, qos: int, source: Connection | None) -> None:
         match qos:
@@ -121,25 +121,28 @@ class _Link:
 
         Else it is a knot of some 300 objects, most of them its state machine's, that only a collection of all the broker's objects undoes:
         minutes later, and with a pause for everybody."""
-        for task in self.exactly_once:
+        for task in self.deliveries:
             task.cancel()
-        await asyncio.gather(*self.exactly_once, return_exceptions=True)
+        await asyncio.gather(*self.deliveries, return_exceptions=True)
         vars(self.session.transitions).clear()
         self.handler.detach()
 
     def _exactly_once(self, message: Publish) -> None:
-        """amqtt's own delivery: nothing in the contract uses QoS 2."""
-        if len(self.exactly_once) >= self.connection.limits.releases:
-            self.connection.cut(f"slow reader: {len(self.exactly_once)} QoS 2 messages outstanding")
+        """Nothing in the contract uses QoS 2."""
+        if len(self.deliveries) >= self.connection.limits.releases:
+            self.connection.cut(f"slow reader: {len(self.deliveries)} QoS 2 messages outstanding")
             return
-        task = asyncio.create_task(self.handler.mqtt_publish(message.topic, message.payload, 2, False))
-        self.exactly_once.add(task)
-        task.add_done_callback(self._exactly_once_ended)
+        self.by_amqtt(self.handler.mqtt_publish(message.topic, message.payload, 2, False))
 
-    def _exactly_once_ended(self, task: asyncio.Task[Any]) -> None:
-        self.exactly_once.discard(task)
+    def by_amqtt(self, delivery: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(delivery)
+        self.deliveries.add(task)
+        task.add_done_callback(self._delivered)
+
+    def _delivered(self, task: asyncio.Task[Any]) -> None:
+        self.deliveries.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("QoS 2 delivery failed", extra={"client": self.connection.name, "reason": str(error)})
+            log.warning("a delivery failed", extra={"client": self.connection.name, "reason": str(error)})
 
 
 class _Broker(Broker):  # type: ignore[misc]
@@ -172,8 +175,33 @@ class _Broker(Broker):  # type: ignore[misc]
             self._retain(publish.topic, publish.payload, publish.qos)
 
     def acknowledged(self, connection: Connection, packet_id: int) -> bool:
+        link = self._link(connection)
+        return link is not None and link.acknowledged(packet_id)
+
+    def subscribe(self, connection: Connection, filter_: str, qos: int) -> int:
+        link = self._link(connection)
+        if link is None or not self._may_subscribe(link, filter_):
+            connection.deny(filter_, "subscribe")
+            return _REFUSED
+        self._index.add(link, filter_, qos)
+        if self._retained_messages:
+            link.by_amqtt(self._publish_retained_messages_for_subscription((filter_, qos), link.session))
+        return qos
+
+    def unsubscribe(self, connection: Connection, filter_: str) -> None:
+        if (link := self._link(connection)) is not None:
+            self._index.remove(link, filter_)
+
+    def _link(self, connection: Connection) -> _Link | None:
+        """None where the client id is another connection's by now."""
         link = self._links.get(connection.name)
-        return link is not None and link.connection is connection and link.acknowledged(packet_id)
+        return link if link is not None and link.connection is connection else None
+
+    def _may_subscribe(self, link: _Link, filter_: str) -> bool:
+        if not link.connection.admitted.grants.may_subscribe(filter_):
+            return False
+        held = self._index.filters(link)
+        return filter_ in held or len(held) < self._limits.subscriptions
 
     def _route(self, message: Publish, source: Connection | None) -> None:
         receivers = self._index.match(message.topic)
@@ -185,8 +213,7 @@ class _Broker(Broker):  # type: ignore[misc]
 
     async def _forget(self, connection: Connection) -> None:
         """amqtt would find the session within a second, and might then find its successor's instead."""
-        link = self._links.get(connection.name)
-        if link is None or link.connection is not connection:
+        if (link := self._link(connection)) is None:
             return
         del self._links[connection.name]
         self._index.remove_all(link)
@@ -197,20 +224,6 @@ class _Broker(Broker):  # type: ignore[misc]
 
     async def _authenticate(self, session: Session, _: Any) -> bool:
         """The guard has."""
-        return True
-
-    async def _topic_filtering(self, session: Session, topic: str, action: Action) -> bool:
-        link = self._links.get(session.client_id)
-        if link is None:
-            return False
-        match action:
-            case Action.SUBSCRIBE:
-                allowed = link.connection.admitted.grants.may_subscribe(topic)
-                if not allowed:
-                    link.connection.deny(topic, "subscribe")
-                return allowed
-            case Action.PUBLISH:
-                return link.connection.may_publish(topic)
         return True
 
     async def _handle_client_session(
@@ -227,25 +240,6 @@ class _Broker(Broker):  # type: ignore[misc]
     async def _session_monitor(self) -> None:
         """Sessions go with their connections (`_forget`)."""
 
-    # --- overridden: subscriptions --------------------------------------------------------------------------------------------
-
-    async def add_subscription(self, subscription: tuple[str, int], session: Session) -> int:
-        """Returns the QoS granted, or 0x80. The connection has checked that the filter is one."""
-        filter_, qos = subscription
-        link = self._links.get(session.client_id)
-        if link is None or not await self._topic_filtering(session, filter_, Action.SUBSCRIBE):
-            return _REFUSED
-        held = self._index.filters(link)
-        if filter_ not in held and len(held) >= self._limits.subscriptions:
-            link.connection.deny(filter_, "subscribe")
-            return _REFUSED
-        self._index.add(link, filter_, qos)
-        return qos
-
-    def _del_subscription(self, a_filter: str, session: Session) -> int:
-        link = self._links.get(session.client_id)
-        return int(link is not None and self._index.remove(link, a_filter))
-
     async def _del_all_subscriptions(self, session: Session) -> None:
         """They go with their connection (`_forget`); by the session's id it might be a successor's."""
 
@@ -255,15 +249,6 @@ class _Broker(Broker):  # type: ignore[misc]
         """Of amqtt's callers only the Will is left."""
         link = self._links.get(session.client_id) if session is not None else None
         self._route(Publish(topic, bytes(data), force_qos or 0, False, 0), link.connection if link else None)
-
-    async def _handle_message_delivery(self, client_session: Session, handler: BrokerProtocolHandler, wait_deliver: Any) -> bool:
-        """A message of QoS 2 that its sender has released."""
-        message = wait_deliver.result()
-        link = self._links.get(client_session.client_id)
-        if message is not None and link is not None and link.connection.may_publish(message.topic):
-            link.connection.counters.relayed += 1
-            self.relay(link.connection, Publish(message.topic, bytes(message.data), 2, message.retain, 0))
-        return True
 
     async def retain_message(self, source_session: Session | None, topic_name: str, data: bytes, qos: int | None = None) -> None:
         self._retain(topic_name, data, qos or 0)

@@ -6,7 +6,7 @@ follows the depth of a topic and not the number of filters. It knows nothing of 
 Source: MQTT 3.1.1 sections 4.7.1 to 4.7.3.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -101,9 +101,9 @@ class FilterIndex(Generic[K]):
         for filter_ in list(self._filters.get(key, {})):
             self.remove(key, filter_)
 
-    def filters(self, key: K) -> dict[str, int]:
-        """What a subscriber has, with the QoS of each: a copy."""
-        return dict(self._filters.get(key, {}))
+    def filters(self, key: K) -> Mapping[str, int]:
+        """What a subscriber has, with the QoS of each."""
+        return self._filters.get(key, {})
 
     def match(self, topic: str) -> dict[K, int]:
         """Every subscriber of a topic name, once, with the highest QoS of its filters that match (section 3.3.5): a snapshot."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from broker.acl import Acl, Class, Grants, Identity
+from broker.backlog import Backlog
 from broker.connection import Admitted, Behind, Connection
 from broker.limits import Counters, Limits
 from broker.lobby import Lobby, Place
@@ -167,6 +168,7 @@ class Guard:
         self._limits = limits
         self._lobby = Lobby(limits, lambda place: self._spawn(self._attend(place)), self._refuse)
         self._refusals = Refusals()
+        self._backlog = Backlog()
         self._clients: dict[str, Connection] = {}
         self._revoked: frozenset[str] = frozenset()
         self._connections: Counter[str] = Counter()
@@ -225,7 +227,7 @@ class Guard:
 
     async def _attend(self, place: Place) -> None:
         """One client, from its first byte to its end. Gives its place back when it is authenticated, or refused."""
-        connection = Connection(self._limits, self.counters, self._sessions)
+        connection = Connection(self._limits, self.counters, self._sessions, self._backlog)
         try:
             try:
                 admission = await self._first(connection, place)

@@ -45,6 +45,8 @@ class Limits:
     """How long a service may keep its publishers waiting."""
     releases: int = 32
     """QoS 2 messages received and not yet released by the sender; past it the client is cut. Each may hold a whole payload."""
+    turn_s: float = 0.001
+    """For which a client is read before others have their turn: some 50 messages, or 300 pings."""
     slow_path_packets: int = 64
     """Packets that amqtt has not taken yet; past it the client is not read."""
     retained_messages: int = 0

@@ -7,7 +7,7 @@ Source: MQTT 3.1.1 sections 2 and 3.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -94,24 +94,30 @@ class Publish:
 
 
 class Framer:
-    """Cuts a client's bytes into packets. Feed what arrives, take what is whole."""
+    """Cuts a client's bytes into packets. Feed what arrives, take what is whole, all of it or some now and some later."""
 
     def __init__(self, limit: int) -> None:
         """`limit`: largest length field allowed, in bytes; it may be changed between packets."""
         self.limit = limit
-        self._rest = b""
+        self._buffer = b""
+        self._at = 0
+        """Up to there it has been taken."""
 
     def feed(self, data: bytes) -> Iterator[Packet]:
-        """Yields packets as they complete. Raises Malformed or TooLarge; the packets before it have then been yielded."""
-        buffer = self._rest + data if self._rest else data
-        start = 0
-        while (end := self._end(buffer, start)) is not None:
+        """More of the stream. Returns `packets()`."""
+        self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+        self._at = 0
+        return self.packets()
+
+    def packets(self) -> Iterator[Packet]:
+        """Yields what is whole and was not taken yet; whoever stops goes on with another call. Raises Malformed or TooLarge; the packets
+        before it have then been yielded."""
+        while (end := self._end(self._buffer, self._at)) is not None:
             body_at, stop = end
-            if stop > len(buffer):
+            if stop > len(self._buffer):
                 break
-            yield _packet_of(buffer[start], buffer[body_at:stop])
-            start = stop
-        self._rest = buffer[start:]
+            first, body, self._at = self._buffer[self._at], self._buffer[body_at:stop], stop
+            yield _packet_of(first, body)
 
     def _end(self, buffer: bytes, start: int) -> tuple[int, int] | None:
         """Where the body of the packet at `start` begins and ends; None while its header is not whole."""
@@ -245,8 +251,8 @@ def read_publish(flags: int, body: bytes) -> Publish:
     return Publish(topic, body[start:], qos, bool(flags & 1), packet_id)
 
 
-def read_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
-    """Section 3.8: packet id, and filters with the QoS asked for. Raises Malformed, also for a filter that is none."""
+def read_subscribe(body: bytes, most: int) -> tuple[int, list[tuple[str, int]]]:
+    """Section 3.8: packet id, and up to `most` filters with the QoS asked for. Raises Malformed, also for a filter that is none."""
     fields = _Fields(body)
     packet_id = _packet_id(fields)
     wanted = []
@@ -255,21 +261,28 @@ def read_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
         if qos > 2 or not valid_filter(filter_):
             raise Malformed("a filter of SUBSCRIBE is none, or its QoS")
         wanted.append((filter_, qos))
+        _bound(wanted, most)
     if not wanted:
         raise Malformed("SUBSCRIBE without a filter")
     return packet_id, wanted
 
 
-def read_unsubscribe(body: bytes) -> tuple[int, list[str]]:
-    """Section 3.10. Raises Malformed, also for a filter that is none."""
+def read_unsubscribe(body: bytes, most: int) -> tuple[int, list[str]]:
+    """Section 3.10: packet id, and up to `most` filters. Raises Malformed, also for a filter that is none."""
     fields = _Fields(body)
     packet_id = _packet_id(fields)
     filters = []
     while fields.more:
         filters.append(fields.text())
+        _bound(filters, most)
     if not filters or not all(map(valid_filter, filters)):
         raise Malformed("UNSUBSCRIBE without a filter, or with one that is none")
     return packet_id, filters
+
+
+def _bound(filters: Sized, most: int) -> None:
+    if len(filters) > most:
+        raise Malformed(f"more than {most} filters in a packet")
 
 
 def read_packet_id(body: bytes) -> int:
@@ -320,8 +333,24 @@ def puback(packet_id: int) -> bytes:
     return b"\x40\x02" + packet_id.to_bytes(2, "big")
 
 
+def pubrec(packet_id: int) -> bytes:
+    return b"\x50\x02" + packet_id.to_bytes(2, "big")
+
+
 def pubcomp(packet_id: int) -> bytes:
     return b"\x70\x02" + packet_id.to_bytes(2, "big")
+
+
+def suback(packet_id: int, codes: bytes) -> bytes:
+    """A return code for each filter: the QoS granted, or 0x80."""
+    return packet(9, 0, packet_id.to_bytes(2, "big") + codes)
+
+
+def unsuback(packet_id: int) -> bytes:
+    return b"\xb0\x02" + packet_id.to_bytes(2, "big")
+
+
+PINGRESP = b"\xd0\x00"
 
 
 def connect(client_id: str, will: Will | None) -> bytes:

@@ -16,7 +16,7 @@ from broker.messages import MAX_BYTES
 from broker.packets import Will, connect, data, packet
 from broker.topics import DeviceTopic, Topics
 from tests.broker.certificates import CertFactory
-from tests.broker.wire import PUBACK, PUBLISH, Wire, publish, until
+from tests.broker.wire import PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL, Wire, publish, until
 from tests.waiting import Stopwatch, patience
 
 T = Topics()
@@ -446,6 +446,48 @@ class TestUnsubscribe:
         assert await device.closed(1.0)
 
 
+class TestTurns:
+    @pytest.fixture
+    def limits(self) -> Limits:
+        """A turn is one packet."""
+        return Limits(turn_s=0.0)
+
+    async def test_who_sends_without_end_delays_nobody(self, wire: Make, inventory: Wire, broker: EmbeddedBroker) -> None:
+        """Another device's message has arrived while most of 8,000 pings that came before it still wait for their turn."""
+        flooding, other = wire("host-a"), wire("host-b")
+        await flooding.connect("host-a")
+        await other.connect("host-b")
+        flooding.send(b"\xc0\x00" * 8000)
+        await flooding.expect(PINGRESP)
+        await other.publish(up("host-b"), b"x")
+        assert (await inventory.message()).payload == b"x"
+        framer = broker.guard._clients["host-a"]._framer
+        assert len(framer._buffer) - framer._at > 8000
+
+    async def test_everything_is_answered_in_its_order(self, wire: Make) -> None:
+        """However many turns it takes."""
+        device = wire("host-a")
+        await device.connect("host-a")
+        said = [publish(up("host-a"), b"x", packet_id=1 + n) + b"\xc0\x00" for n in range(100)]
+        device.send(b"".join(said))
+        for n in range(100):
+            assert (await device.expect(PUBACK)).body == (1 + n).to_bytes(2, "big")
+            await device.expect(PINGRESP)
+
+    async def test_what_came_before_the_end_counts(self, wire: Make, inventory: Wire) -> None:
+        """A hundred messages, DISCONNECT and the end in one piece: all arrive."""
+        device = wire("host-a")
+        await device.connect("host-a", will=Will(up("host-a", "up/presence"), b"gone", 1, False))
+        device.send(b"".join(publish(up("host-a"), bytes([n]), 0) for n in range(100)) + b"\xe0\x00")
+        assert device._writer is not None
+        device._writer.close()
+        assert [(await inventory.message()).payload for _ in range(100)] == [bytes([n]) for n in range(100)]
+        last = wire("host-b")
+        await last.connect("host-b")
+        await last.publish(up("host-b"), b"and no Will")
+        assert (await inventory.message()).payload == b"and no Will"
+
+
 class TestNoDelay:
     async def test_answers_go_out_at_once(self, wire: Make, broker: EmbeddedBroker) -> None:
         """Without it a second small packet waits for the acknowledgement of the first, which a client's kernel keeps back for 40 ms."""
@@ -470,6 +512,37 @@ class TestQos2:
         assert (came.payload, came.flags >> 1 & 3) == (b"once", 1)
         await device.publish(up("host-a"), b"next")
         assert (await inventory.message()).payload == b"next"
+
+    async def test_it_is_delivered_when_it_is_released_and_once_however_often_it_is_sent(self, wire: Make, inventory: Wire) -> None:
+        """Sent again before PUBREL under the same packet id it is the same message."""
+        device = wire("host-a")
+        await device.connect("host-a")
+        for _ in range(2):
+            await device.publish(up("host-a"), b"once", qos=2)
+            await device.expect(PUBREC)
+        await device.publish(up("host-a"), b"before", packet_id=8)
+        device.send(packet(6, 2, b"\x00\x07"))
+        await device.expect(PUBCOMP)
+        await device.publish(up("host-a"), b"after", packet_id=8)
+        assert [(await inventory.message()).payload for _ in range(3)] == [b"before", b"once", b"after"]
+
+    async def test_a_subscriber_of_qos_2_gets_it_by_qos_2(self, wire: Make) -> None:
+        """PUBLISH, PUBREC, PUBREL, PUBCOMP towards the subscriber too: amqtt's part."""
+        device, hearing = wire("host-a"), wire("svc-inventory", Class.SERVICE)
+        await device.connect("host-a")
+        await hearing.connect("i")
+        assert await hearing.subscribe(T.uplinks(), qos=2) == [2]
+        await device.publish(up("host-a"), b"once", qos=2)
+        await device.expect(PUBREC)
+        device.send(packet(6, 2, b"\x00\x07"))
+        await device.expect(PUBCOMP)
+        came = await hearing.expect(PUBLISH)
+        end = 2 + int.from_bytes(came.body[:2], "big")
+        assert (came.payload, came.flags >> 1 & 3) == (b"once", 2)
+        hearing.send(packet(5, 0, came.body[end : end + 2]))
+        assert (await hearing.expect(PUBREL)).body == came.body[end : end + 2]
+        hearing.send(packet(7, 0, came.body[end : end + 2]))
+        await hearing.ping()
 
     async def test_a_denied_message_of_qos_2_is_acknowledged_and_dropped(self, wire: Make, inventory: Wire) -> None:
         """The whole exchange takes place, and nothing is delivered."""

@@ -23,7 +23,12 @@ from broker.packets import (
     read_unsubscribe,
 )
 
-READERS = (read_connect, lambda body: read_publish(2, body), read_subscribe, read_unsubscribe)
+READERS = (
+    read_connect,
+    lambda body: read_publish(2, body),
+    lambda body: read_subscribe(body, 3),
+    lambda body: read_unsubscribe(body, 3),
+)
 
 
 @given(st.lists(st.binary(max_size=400), max_size=8), st.lists(st.integers(1, 300), max_size=20))
@@ -111,4 +116,23 @@ def test_publishes_that_are_none(flags: int, body: bytes) -> None:
 def test_subscribes_that_are_none(rest: bytes) -> None:
     """No filter, no QoS, QoS 3, a filter that is none, one that is not UTF-8."""
     with pytest.raises(Malformed):
-        read_subscribe(b"\0\1" + rest)
+        read_subscribe(b"\0\1" + rest, 10)
+
+
+def test_filters_are_bounded_as_they_are_read() -> None:
+    """A packet of a hundred thousand is refused at the first that is too many."""
+    one = data(b"a") + b"\1"
+    assert read_subscribe(b"\0\1" + one * 3, 3) == (1, [("a", 1)] * 3)
+    with pytest.raises(Malformed, match="more than 3 filters"):
+        read_subscribe(b"\0\1" + one * 4 + b"not read any more", 3)
+    with pytest.raises(Malformed, match="more than 3 filters"):
+        read_unsubscribe(b"\0\1" + data(b"a") * 4 + b"not read any more", 3)
+
+
+def test_what_is_left_of_a_stream_is_taken_later() -> None:
+    """Whoever stops in the middle goes on there, before and after more has come."""
+    said, framer = [packet(Kind.PUBLISH, 2, bytes([n]) * 5) for n in range(4)], Framer(1000)
+    assert next(framer.feed(b"".join(said[:3]) + said[3][:2])).body == b"\0" * 5
+    assert next(framer.packets()).body == b"\1" * 5
+    assert [each.body[0] for each in framer.feed(said[3][2:])] == [2, 3]
+    assert list(framer.packets()) == []

@@ -119,7 +119,7 @@ class HostileBroker:
                 self._lines[line.device] = line
                 line.writer.write(b"\x20\x02\x00\x00")
             case Kind.SUBSCRIBE:
-                id, wanted = packets.read_subscribe(packet.body)
+                id, wanted = packets.read_subscribe(packet.body, most=1)
                 line.subscribed = True
                 line.writer.write(packets.packet(9, 0, id.to_bytes(2, "big") + bytes(qos for _, qos in wanted)))
             case Kind.PUBLISH:

@@ -1,6 +1,6 @@
 """Floods of 20 MB: whatever a device can say, as fast as it can say it, and noise of strangers.
 
-Bounds: the broker takes it at its own pace with at most 32 MiB more memory, and others have their messages and connections within 1 s.
+Bounds: the broker takes it at its own pace with at most 20 MiB more memory, and others have their messages and connections within 1 s.
 """
 
 import asyncio
@@ -15,8 +15,7 @@ from broker.topics import DeviceTopic
 from tests.broker.attack.ground import MIB, Finding, Ground, T, watched
 from tests.broker.wire import publish
 
-MEMORY_MIB = 32.0
-"""What amqtt makes of two floods of QoS 2 or of subscriptions hangs together until a garbage collection."""
+MEMORY_MIB = 20.0
 SECONDS = 8.0
 """How long a flood is kept up where the broker takes less than all of it: it reads a client that is too fast more slowly."""
 _PIECE = 64 * 1024
