@@ -2,7 +2,8 @@
 
 Prints one line, `listening mqtts://HOST:PORT`, to standard output when clients can connect; everything else goes to standard error. Ends on
 SIGTERM or SIGINT within 5 s. Exit status 2, and one line that says what to do, where it can't start. `fleetward up` and `fleetward broker`
-start it. `python -m broker config` prints the configuration of a broker of somebody's own (`broker.configuration`).
+start it. `python -m broker config` prints the configuration of a broker of somebody's own (`broker.configuration`), and
+`python -m broker follow` keeps such a Mosquitto up to date (`broker.beside`).
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from broker import configuration, logs
+from broker import beside, configuration, logs
 from broker.acl import Acl
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
@@ -34,8 +35,11 @@ _FOREIGN = ("amqtt", "transitions", "asyncio", "websockets", "passlib")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["config"]:
-        return configuration.main(given[1:])
+    match given[:1]:
+        case ["config"]:
+            return configuration.main(given[1:])
+        case ["follow"]:
+            return beside.main(given[1:])
     options = parser().parse_args(given)
     _log_to_stderr(os.environ.get("FLEETWARD_LOG", "INFO"))
     _raise_file_limit()

@@ -1,7 +1,7 @@
 """`python -m broker config mosquitto|emqx`: the complete configuration of a broker that somebody runs on their own.
 
 Its files follow each other on standard output, each under a line with its name, or are written into the directory of `--out`. They are
-what `broker.mosquitto` writes for the Mosquitto that it runs, and what `broker.emqx` renders. Called by `broker.__main__`.
+what `broker.mosquitto_files` renders, as for the Mosquitto that we run, and what `broker.emqx` does. Called by `broker.__main__`.
 """
 
 import argparse
@@ -12,9 +12,12 @@ from pathlib import Path
 
 from broker import emqx
 from broker.acl import Acl, Identity, emqx_rules, mosquitto_acl
-from broker.mosquitto import PLUGIN_CLIENTS, Files, find_plugin, read_integrations, render
+from broker.mosquitto import find_plugin
+from broker.mosquitto_files import PLUGIN_CLIENTS, Files, read_integrations, render
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 
+DATA = Path("/etc/fleetward-broker")
+"""Where such a broker has its files, unless told otherwise."""
 DEBIANS_PLUGIN = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so"
 """Where there is no Mosquitto on this machine to look at."""
 
@@ -35,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker config", description="Print the configuration of a broker of your own.")
     parser.add_argument("kind", choices=("mosquitto", "emqx"))
     parser.add_argument("--secrets", type=Path, required=True, help="the directory that it will have broker.crt, broker.key and ca.crt in")
-    parser.add_argument("--data", type=Path, default=Path("/etc/fleetward-broker"), help="where these files will be [%(default)s]")
+    parser.add_argument("--data", type=Path, default=DATA, help="where these files will be [%(default)s]")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8883)
     parser.add_argument("--user", default="mosquitto", help="whom Mosquitto runs as [%(default)s]")

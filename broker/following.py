@@ -8,13 +8,14 @@ the client is taken out of it again at once, and the CRL alone says who may conn
 A handshake that the old CRL has let pass may end after the cut: a second later the owners are cut once more. Whoever has another, good
 certificate under the same name is back a moment later.
 
-It connects as `svc-broker` and asks for the list at each connection, as Inventory may have told it to nobody. `broker.mosquitto` runs it.
+It connects as `svc-broker` and asks for the list at each connection, as Inventory may have told it to nobody. `broker.mosquitto` runs it,
+and `broker.beside` for a Mosquitto of somebody's own.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from broker.acl import CONTROL
@@ -31,15 +32,17 @@ NAMES_A_MESSAGE = 100
 
 
 class Following:
-    """`install` is given a CRL and has Mosquitto read it. Raises OSError where it can't."""
+    """`install` is given a CRL, and has Mosquitto read it before it returns. Raises OSError where it can't."""
 
-    def __init__(self, settings: Settings, topics: Topics, file: Path, install: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, topics: Topics, file: Path, install: Callable[[str], Awaitable[None]]) -> None:
         self._me = settings.name
         self._session = Session(settings, self._session_changed)
         self._topics, self._install = topics, install
         self._follower = Follower(file, self._act)
         self._asks = asyncio.Event()
-        self._cuts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        """CRLs are installed in the order in which they came."""
 
     @property
     def revoked(self) -> RevocationList:
@@ -74,17 +77,24 @@ class Following:
                 pass  # the next connection asks again
 
     def _act(self, now: RevocationList, before: RevocationList) -> None:
-        if now.crl:
-            try:
-                self._install(now.crl)
-            except OSError as error:
-                log.error("the CRL can't be written, so revoked certificates come back", extra={"error": str(error)})
-        else:
+        task = asyncio.create_task(self._take_back(now, now.names_since(before)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_back(self, now: RevocationList, names: Sequence[str]) -> None:
+        async with self._one_at_a_time:
+            await self._keep_out(now)
+        if names:
+            await self._cut(names)
+
+    async def _keep_out(self, now: RevocationList) -> None:
+        if not now.crl:
             log.error("Inventory signs no CRL, so revoked certificates come back: give it ca.key (fleetward certificate create)")
-        if names := now.names_since(before):
-            task = asyncio.create_task(self._cut(names))
-            self._cuts.add(task)
-            task.add_done_callback(self._cuts.discard)
+            return
+        try:
+            await self._install(now.crl)
+        except OSError as error:
+            log.error("the CRL can't be written, so revoked certificates come back", extra={"error": str(error)})
 
     async def _cut(self, names: Sequence[str]) -> None:
         others = [name for name in names if name != self._me]

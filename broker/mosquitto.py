@@ -1,9 +1,9 @@
-"""Mosquitto as the broker: its configuration and ACL rendered, its process run and kept from outliving ours.
+"""Mosquitto as the broker: its files rendered (`broker.mosquitto_files`), its process run and kept from outliving ours.
 
 The rules are those of `broker.acl`. Devices get theirs by patterns; each integration needs a section of its own, so the ACL file is written
 again, and Mosquitto told to read it, when the list of integrations changes. Certificates that are revoked are refused by a CRL, and their
-connections cut (`broker.following`). Every promise about durability and authenticity is kept without
-the broker, so nothing is persisted. `broker.__main__` runs it.
+connections cut (`broker.following`). Every promise about durability and authenticity is kept without the broker, so nothing is persisted.
+`broker.__main__` runs it; a Mosquitto that somebody else runs is kept up to date by `broker.beside`.
 
 Two differences from the embedded broker, which Mosquitto 2.0 leaves no way around: one connection a certificate
 (`use_username_as_clientid`; a service's replicas need certificates of their own, such as `svc-inventory.2`), and a persistent session
@@ -23,13 +23,12 @@ import shutil
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from broker.acl import BROKER, Acl, Class, Identity, mosquitto_acl
+from broker.acl import BROKER, Acl
 from broker.client import Settings
 from broker.following import Following
-from broker.messages import MAX_BYTES
+from broker.mosquitto_files import PLUGIN_CLIENTS, Files, render, write
 from broker.revocations import RevocationList
 
 log = logging.getLogger(__name__)
@@ -51,107 +50,6 @@ READS = ("ca.crt", "ca.crl", "broker.crt", "broker.key", f"{BROKER}.crt", f"{BRO
 
 class MosquittoMissing(Exception):
     """There is no `mosquitto` on PATH, or no plugin of it, or it does not start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Where things are: what we read (`secrets`), what we write for Mosquitto (`run`), and the list of integrations."""
-
-    secrets: Path
-    run: Path
-
-    @property
-    def acl(self) -> Path:
-        return self.run / "mosquitto.acl"
-
-    @property
-    def config(self) -> Path:
-        return self.run / "mosquitto.conf"
-
-    @property
-    def crl(self) -> Path:
-        """The one that Mosquitto reads: the newest that Inventory has told, or the secrets' own, which takes nothing back."""
-        return self.run / "mosquitto.crl"
-
-    @property
-    def plugin(self) -> Path:
-        """What the dynamic-security plugin keeps: nothing, but it wants a file."""
-        return self.run / "mosquitto-clients.json"
-
-    @property
-    def revoked(self) -> Path:
-        return self.run / "revoked.json"
-
-    @property
-    def integrations(self) -> Path:
-        """Written by Inventory: a JSON list of {"name", "scoped"}."""
-        return self.secrets.parent / "broker" / "integrations.json"
-
-
-PLUGIN_CLIENTS = {
-    "defaultACLAccess": {"publishClientSend": False, "publishClientReceive": False, "subscribe": False, "unsubscribe": False},
-    "clients": [],
-    "groups": [],
-    "roles": [],
-}
-"""For the plugin: nobody is known to it and nothing granted, so that it leaves every decision to the ACL file."""
-
-
-def render(files: Files, host: str, port: int, user: str, plugin: str) -> str:
-    """The configuration; `plugin` is the path of the dynamic-security plugin. Paths must hold no line break: Mosquitto takes the rest of a
-    line as it is."""
-    return f"""\
-# Rendered by broker/mosquitto.py.
-user {user}
-persistence false
-log_dest stderr
-log_type error
-log_type warning
-log_type notice
-connection_messages false
-
-# A service is sent the whole fleet's messages, and the fleet a service's. Without a bound in bytes, a client that does not acknowledge is
-# kept everything for: what is in flight does not count as queued.
-max_inflight_messages 0
-max_inflight_bytes 33554432
-max_queued_messages 100000
-max_queued_bytes 67108864
-max_packet_size {MAX_BYTES + 4096}
-retain_available false
-
-# It cuts the connections of certificates that are revoked; who may do what is in the ACL file.
-plugin {plugin}
-plugin_opt_config_file {files.plugin}
-
-listener {port} {host}
-allow_anonymous false
-cafile {files.secrets / "ca.crt"}
-crlfile {files.crl}
-certfile {files.secrets / "broker.crt"}
-keyfile {files.secrets / "broker.key"}
-tls_version tlsv1.2
-require_certificate true
-use_identity_as_username true
-# Without it a certificate could take over the connection of another by using its client id.
-use_username_as_clientid true
-acl_file {files.acl}
-"""
-
-
-def read_integrations(path: Path) -> list[Identity]:
-    """The listed integrations; none where there is no list. Raises ValueError for a list that is none, or a name unfit for an ACL."""
-    try:
-        listed = json.loads(path.read_text())
-    except FileNotFoundError:
-        return []
-    found = []
-    for each in listed:
-        match each:
-            case {"name": str(name), "scoped": bool(scoped)} if name.isprintable() and not set(name) & set(" #+/"):
-                found.append(Identity(name, Class.INTEGRATION_SCOPED if scoped else Class.INTEGRATION))
-            case _:
-                raise ValueError(f"{path}: an entry is not an integration: {each!r}")
-    return found
 
 
 class Mosquitto:
@@ -183,12 +81,12 @@ class Mosquitto:
             (self._files.secrets / name).stat()
         port = _free_port(host, port)
         self._files.run.mkdir(parents=True, exist_ok=True)
-        seen = self._seen()
-        self._write_acl()
+        seen = self._files.seen()
+        self._files.write_acl(self._acl)
         self._following = following = self._follower(host, port)
-        self._write_crl(following.restore().crl)
-        _write(self._files.plugin, json.dumps(PLUGIN_CLIENTS))
-        _write(self._files.config, render(self._files, host, port, getpass.getuser(), plugin))
+        self._files.write_crl(following.restore().crl)
+        write(self._files.plugin, json.dumps(PLUGIN_CLIENTS))
+        write(self._files.config, render(self._files, host, port, getpass.getuser(), plugin))
         self._run = lambda: self._begin(binary, host, port)
         await self._run()
         self._tasks = [asyncio.create_task(self._follow(seen)), asyncio.create_task(following.run())]
@@ -262,12 +160,12 @@ class Mosquitto:
         """Tell Mosquitto of changed integrations and certificates: SIGHUP makes it read both, apart from the CAs."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            now = self._seen()
+            now = self._files.seen()
             if now == seen or self._process is None:
                 continue
             try:
-                self._write_acl()
-                self._write_crl(self.revoked.crl)
+                self._files.write_acl(self._acl)
+                self._files.write_crl(self.revoked.crl)
             except (ValueError, OSError) as error:
                 log.error("mosquitto's rules can't be written", extra={"reason": str(error)})
                 continue
@@ -288,21 +186,9 @@ class Mosquitto:
         settings = Settings.from_url(url, BROKER, self._files.secrets, self._acl.topics)
         return Following(settings, self._acl.topics, self._files.revoked, self._install)
 
-    def _install(self, crl: str) -> None:
-        self._write_crl(crl)
+    async def _install(self, crl: str) -> None:
+        self._files.write_crl(crl)
         self._read_again()
-
-    def _write_crl(self, crl: str) -> None:
-        """Beside the secrets' own: a CA that has no list there yet would be believed nothing. Of two of one CA the newer counts."""
-        _write(self._files.crl, crl + (self._files.secrets / "ca.crl").read_text())
-
-    def _write_acl(self) -> None:
-        _write(self._files.acl, mosquitto_acl(self._acl, read_integrations(self._files.integrations)))
-
-    def _seen(self) -> tuple[int, ...]:
-        names = ("broker.crt", "ca.crl", "ca.crt")
-        watched = (self._files.integrations, *(self._files.secrets / name for name in names))
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in watched)
 
 
 def find_mosquitto() -> str | None:
@@ -313,14 +199,6 @@ def find_mosquitto() -> str | None:
 def find_plugin() -> str | None:
     """The dynamic-security plugin, where distributions put it."""
     return next((found for place in _PLUGIN_PLACES for found in sorted(glob.glob(place + _PLUGIN))), None)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaced as a whole: Mosquitto never reads half a file."""
-    fresh = path.with_suffix(path.suffix + ".new")
-    fresh.write_text(text)
-    fresh.chmod(0o600)
-    fresh.replace(path)
 
 
 def _free_port(host: str, port: int) -> int:

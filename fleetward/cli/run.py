@@ -99,7 +99,7 @@ class _RunsByDefault(click.Group):
 
 @click.group(cls=_RunsByDefault)
 def broker() -> None:
-    """The MQTT broker: run one, or print the configuration of one of your own."""
+    """The MQTT broker: run one, or print the configuration of one of your own and keep that up to date."""
 
 
 def _broker_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,6 +130,15 @@ def broker_config(kind: str, secrets: str | None, topic_root: str, more: tuple[s
     its files will be), --out DIR (write them there)."""
     given = ("--secrets", _secrets(secrets), "--topic-root", topic_root, *more)
     _become((*modules("broker"), "config", kind, *given), dict(os.environ))
+
+
+@broker.command(name="follow", context_settings=_HANDED_ON)
+@_broker_options
+def broker_follow(secrets: str | None, topic_root: str, more: tuple[str, ...]) -> None:
+    """Run beside a Mosquitto of your own, so that revoked certificates are cut and kept out there too: --broker URL, --data (where its
+    files are), --reload COMMAND (has it read them again)."""
+    given = ("--secrets", _secrets(secrets), "--topic-root", topic_root, *more)
+    _become((*modules("broker"), "follow", *given), dict(os.environ))
 
 
 def _secrets(given: str | None) -> str:

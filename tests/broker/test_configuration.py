@@ -1,6 +1,7 @@
 """`python -m broker config`: a complete configuration of a broker of somebody's own. Mosquitto's is started; EMQX's can only be read."""
 
 import asyncio
+import json
 import re
 import shutil
 import socket
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from broker import configuration, emqx
-from broker.acl import Class
+from broker import beside, configuration, emqx
+from broker.acl import Acl, Class
+from broker.client import Settings
 from broker.mosquitto import find_mosquitto
+from broker.mosquitto_files import Files
 from broker.packets import Will
+from broker.revocations import RevocationList, Revoked, parts_of
 from broker.topics import DeviceTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, until
 from tests.system.ports import free_port
+from tests.waiting import Stopwatch
 
 T = Topics()
 GOLDEN = Path(__file__).parents[1] / "golden" / "broker"
@@ -66,7 +71,8 @@ def test_what_it_can_not_make_it_says(tmp_path: Path, certs: CertFactory, capsys
 
 @pytest.mark.mosquitto
 async def test_a_mosquitto_runs_with_it(certs: CertFactory, tmp_path: Path) -> None:
-    """With nothing but these files: devices are themselves and nobody else, and one without a certificate is nobody."""
+    """With nothing but these files: devices are themselves and nobody else, and one without a certificate is nobody. And with `follow`
+    beside it nobody whose certificate is revoked."""
     out, port = tmp_path / "etc", free_port()
     command = [sys.executable, "-m", "broker", "config", "mosquitto", "--secrets", str(certs.directory), "--data", str(out)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--user", "root", "--out", str(out)]
@@ -87,11 +93,35 @@ async def test_a_mosquitto_runs_with_it(certs: CertFactory, tmp_path: Path) -> N
         await other.publish(T.build(DeviceTopic("host-a", "up/facts")), b"forged")
         await device.publish(T.build(DeviceTopic("host-a", "up/facts")), b"own")
         assert (await inventory.message()).payload == b"own"
+        await _followed(certs, out, port, process.pid, device, inventory)
         for wire in (device, other, inventory):
             await wire.abort()
     finally:
         process.terminate()
         await process.wait()
+
+
+async def _followed(certs: CertFactory, out: Path, port: int, mosquitto: int, device: Wire, inventory: Wire) -> None:
+    """With `python -m broker follow` beside it, a certificate that is revoked is cut and kept out within 5 s, others are not."""
+    command = [sys.executable, "-m", "broker", "follow", "--secrets", str(certs.directory), "--data", str(out)]
+    command += ["--broker", f"mqtts://127.0.0.1:{port}", "--reload", f"kill -HUP {mosquitto}"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    try:
+        await inventory.subscribe(T.broker("ask"))
+        assert json.loads((await inventory.message(10)).payload)["number"] == 0
+        told = RevocationList(10, (Revoked(certs.serial("host-a"), "host-a"),), certs.crl(10, "host-a"))
+        watch = Stopwatch()
+        for part in parts_of(told):
+            await inventory.publish(T.broker("revoked"), part)
+        assert await device.closed(5.0)
+        assert watch.seconds() < 5.0
+        for _ in range(10):
+            with pytest.raises((EOFError, OSError)):
+                await Wire("127.0.0.1", port, certs.client_context("host-a", Class.DEVICE)).connect("host-a")
+        assert await Wire("127.0.0.1", port, certs.client_context("host-c", Class.DEVICE)).connect("host-c") == 0
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
 
 
 def _answers(port: int) -> bool:
@@ -104,3 +134,39 @@ def test_mosquitto_s_first_list_takes_nobody_back(certs: CertFactory, tmp_path: 
     secrets = Path(shutil.copytree(certs.directory, tmp_path / "secrets"))
     assert configuration.main(["mosquitto", "--secrets", str(secrets)]) == 0
     assert (secrets / "ca.crl").read_text() in capsys.readouterr().out
+
+
+def test_following_says_what_it_lacks(certs: CertFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and a line: no URL of MQTT, secrets that are not there, nothing to have the broker read its files with."""
+    given = {"--broker": "mqtts://127.0.0.1:1", "--secrets": str(certs.directory), "--data": str(tmp_path), "--reload": "true"}
+    for wrong in ({"--broker": "http://x"}, {"--secrets": str(tmp_path / "nowhere")}, {"--reload": " "}, {"--topic-root": "a/b"}):
+        assert beside.main([word for pair in (given | wrong).items() for word in pair]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("broker: ") and len(err.splitlines()) == 1
+
+
+async def test_a_mosquitto_that_can_not_be_told_is_told_again(
+    certs: CertFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command that fails is said and repeated; new integrations are told too, and new CAs are something that it can't do."""
+    monkeypatch.setattr(beside, "_WATCH_S", 0.05)
+    secrets, told = Path(shutil.copytree(certs.directory, tmp_path / "secrets")), tmp_path / "told"
+    files = Files(secrets, tmp_path)
+    settings = Settings.from_url(f"mqtts://127.0.0.1:{free_port()}", "svc-broker", secrets, T)
+    command = ["sh", "-c", f"test -e {told} && echo >> {told}"]
+    made = beside.Beside(settings, Acl(T), files, command)
+    await made.prepare()
+    assert "mosquitto can't be told" in caplog.text
+    following = asyncio.create_task(made.run())
+    told.touch()
+    await until(lambda: told.stat().st_size == 1)
+    assert "user svc-inventory" in files.acl.read_text() and files.crl.read_text() == (secrets / "ca.crl").read_text()
+    files.integrations.parent.mkdir()
+    files.integrations.write_text('[{"name": "mes", "scoped": false}]')
+    await until(lambda: told.stat().st_size == 2)
+    assert "user mes" in files.acl.read_text()
+    (secrets / "ca.crt").write_text((secrets / "ca.crt").read_text() + "\n")
+    await until(lambda: "start it again" in caplog.text)
+    following.cancel()
+    await asyncio.wait([following])
+    assert following.cancelled()

@@ -16,7 +16,8 @@ import pytest
 
 from broker.acl import Acl, Class, Identity
 from broker.client import Session, Settings
-from broker.mosquitto import Files, Mosquitto, MosquittoMissing, read_integrations, render
+from broker.mosquitto import Mosquitto, MosquittoMissing
+from broker.mosquitto_files import Files, read_integrations, render
 from broker.topics import DeviceTopic, EventTopic, Topics
 from broker.turns import Share
 from tests.broker.certificates import CertFactory
