@@ -9,18 +9,20 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Thread
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
 from fleetward import launch, postgres
 from inventory.db import Connection, Database, migrate
 from inventory.store import Store
+from tests.space import place
 from tests.waiting import until
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -35,23 +37,42 @@ _STOP_SECONDS = 20.0
 
 @dataclass(slots=True)
 class Databases:
-    """Makes and drops databases on the session's server."""
+    """Makes and drops databases on the session's server, by a connection that it keeps, in a thread of its own: a test's thread may have a
+    loop that runs, and a `psql` each time takes longer than the copying."""
 
     cluster: postgres.Cluster
     _numbers: Iterator[int] = field(default_factory=count)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _thread: Thread = field(init=False)
+    _connection: "asyncpg.Connection[asyncpg.Record]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._thread = Thread(target=self._loop.run_forever, name="databases", daemon=True)
+        self._thread.start()
+        url = self.cluster.url(postgres.SUPERUSER, postgres.SUPERUSER)
+        self._connection = asyncio.run_coroutine_threadsafe(asyncpg.connect(url), self._loop).result(_START_SECONDS)
 
     def create(self, template: str = "template0") -> str:
         """The name of a new database, a copy of `template`, owned by the role that `url` connects as."""
         name = f"test_{next(self._numbers)}"
-        self.cluster.sql(f'CREATE DATABASE {name} TEMPLATE "{template}" OWNER {postgres.ROLE} STRATEGY file_copy')
+        self._do(f'CREATE DATABASE {name} TEMPLATE "{template}" OWNER {postgres.ROLE} STRATEGY file_copy')
         return name
 
     def drop(self, name: str) -> None:
         """Drop it, whoever is still connected."""
-        self.cluster.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self._do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def url(self, name: str) -> str:
         return self.cluster.url(name)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result(_STOP_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_STOP_SECONDS)
+        self._loop.close()
+
+    def _do(self, sql: str) -> None:
+        asyncio.run_coroutine_threadsafe(self._connection.execute(sql), self._loop).result(_START_SECONDS)
 
 
 def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
@@ -63,8 +84,7 @@ def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
     """The session's PostgreSQL server. For what `postgres_url` does not do: a template of one's own, several databases."""
-    home = Path(tempfile.mkdtemp(prefix="fleetward-tests-", dir="/tmp"))
-    home.chmod(0o711)
+    home = place("fleetward-tests-")
     log = home / "postgres.log"
     cluster = postgres.prepare(home / "postgres", postgres.throwaway())
     server = _start(cluster, log)
@@ -72,7 +92,9 @@ def databases() -> Iterator[Databases]:
         until(lambda: server.poll() is not None or cluster.ready(), _START_SECONDS, "the start of PostgreSQL")
         assert server.poll() is None, log.read_text()
         cluster.ensure_database()
-        yield Databases(cluster)
+        made = Databases(cluster)
+        yield made
+        made.close()
     finally:
         server.send_signal(signal.SIGQUIT)
         try:

@@ -1,4 +1,5 @@
-"""How the suite is run: by how many workers (pytest-xdist), what stays together in one worker, and when a skip is a failure.
+"""How the suite is run: by how many workers (pytest-xdist), what stays together in one worker, how much of what is tried a thousand
+times, and when a skip is a failure.
 
 A pytest plugin, loaded by tests/conftest.py. `make test` says `-n auto`; without that, and for a part of the suite, everything runs in
 one process. docs/testing.md says why it is cut like this.
@@ -63,6 +64,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _place(group: str) -> int:
     return FIRST.index(group) if group in FIRST else len(FIRST)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="rounds in the number that is promised, where `make test` makes do with a sample")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "sampled: its rounds are a sample; `make full` runs them all (docs/testing.md)")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether a test that is marked `sampled` goes through all of its rounds."""
+    return bool(request.config.getoption("--full"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

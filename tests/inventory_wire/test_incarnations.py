@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.messages import Facts
@@ -23,6 +24,8 @@ ADMIN = Actor.user("admin", "admin")
 MACHINES = 20
 ROUNDS = 50
 """Of each machine: a thousand together."""
+SAMPLE = 10
+"""Rounds of them in `make test`."""
 DELETED_EVERY = 10
 
 
@@ -50,9 +53,9 @@ class Place:
         signer = CommandSigner(authority.directory)
         self.ingest = Ingest(db, TOPICS, authority, signer, self.sent, mono=lambda: self.mono)
 
-    async def token(self, secret: str) -> None:
+    async def token(self, secret: str, rounds: int) -> None:
         extra = {"token_hash": hashlib.sha256(secret.encode()).hexdigest()}
-        await self.store.create("enrollment-token", {"uses": MACHINES * ROUNDS, "approve": True}, ADMIN, extra=extra)
+        await self.store.create("enrollment-token", {"uses": MACHINES * rounds, "approve": True}, ADMIN, extra=extra)
 
     async def enroll(self, machine: Machine, number: int) -> Device:
         """Its next incarnation, which begins with an empty journal."""
@@ -77,14 +80,15 @@ def _kernel(device: Device) -> Facts:
     return device.facts(os={"kernel": device.epoch})
 
 
-async def test_a_thousand_incarnations(db: Database, store: Store, authority: Authority, now: datetime) -> None:
+@pytest.mark.sampled
+async def test_a_thousand_incarnations(db: Database, store: Store, authority: Authority, now: datetime, full: bool) -> None:
     """In each round every machine enrolls anew, sometimes after its host was deleted: only what the newest incarnation says is taken and
     acknowledged, only its certificate is good, and versions never fall."""
-    place = Place(db, store, authority)
+    place, rounds = Place(db, store, authority), ROUNDS if full else SAMPLE
     machines = [Machine.of(new_key()) for _ in range(MACHINES)]
     for secret in ("t-0", "t-1"):
-        await place.token(secret)
-    for number in range(ROUNDS):
+        await place.token(secret, rounds)
+    for number in range(rounds):
         before = [machine.device for machine in machines if number]
         if number % DELETED_EVERY == DELETED_EVERY - 1:
             for machine in machines[::2]:
@@ -102,6 +106,7 @@ async def test_a_thousand_incarnations(db: Database, store: Store, authority: Au
     async with db.acquire() as connection:
         revoked = {row["serial"] for row in await connection.fetch(SQL["revoked_certificates"], now)}
     assert revoked == {serial for machine in machines for serial in machine.serials[:-1]}
-    assert sum(len(machine.serials) for machine in machines) == MACHINES * ROUNDS == 1000
+    assert sum(len(machine.serials) for machine in machines) == MACHINES * rounds
+    assert MACHINES * ROUNDS == 1000
     # Of a host that is gone the key is remembered for a while, but there is no stream any more that its word could be added to.
-    assert place.ingest.refused.bad_mac + place.ingest.counts.ignored == 2 * MACHINES * (ROUNDS - 1)
+    assert place.ingest.refused.bad_mac + place.ingest.counts.ignored == 2 * MACHINES * (rounds - 1)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,12 @@ import httpx
 import pytest
 
 from fleetward import launch
+from tests.space import place
 from tests.waiting import Deadline
 
 READY_SECONDS = 60.0
+_TRUST = ssl.create_default_context()
+"""One for all requests: making one reads all the authorities of this machine, at each look of those who wait for something."""
 
 
 def until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -72,7 +78,8 @@ class Installation:
 
     def call(self, method: str, path: str, timeout: float = 30.0, **more: Any) -> httpx.Response:
         token = (self.data / "admin-token").read_text().strip()
-        return httpx.request(method, self.url + path, headers={"Authorization": f"Bearer {token}"}, timeout=timeout, **more)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.request(method, self.url + path, headers=headers, timeout=timeout, trust_env=False, verify=_TRUST, **more)
 
     def get(self, path: str, **params: Any) -> Any:
         response = self.call("GET", f"/api/v1/{path}", params=params)
@@ -104,17 +111,25 @@ class Installation:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation() -> Iterator[Installation]:
     """The session's installation, with this machine's own agent."""
+    with one_more() as made:
+        yield made
+
+
+@contextmanager
+def one_more(*flags: str) -> Iterator[Installation]:
+    """An installation that runs, `up` with these flags; its files go with it."""
     from tests.system.ports import free_port
 
-    home = tmp_path_factory.mktemp("system")
-    for parent in (home, *home.parents[:2]):
-        parent.chmod(0o711)
-    it = Installation(home / "data", free_port(), free_port())
-    it.start()
-    yield it
-    it.stop()
+    home = place("fleetward-system-")
+    made = Installation(home / "data", free_port(), free_port(), flags)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

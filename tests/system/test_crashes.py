@@ -11,8 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.system.conftest import Installation, until
-from tests.system.ports import free_port
+from tests.system.conftest import Installation, one_more, until
 
 SERVICES = ("agent", "web", "managers", "inventory", "broker", "postgres")
 CONVERGED_SECONDS = 60.0
@@ -21,14 +20,10 @@ GIVES_UP_SECONDS = 8.0
 
 
 @pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[Installation]:
+def fragile() -> Iterator[Installation]:
     """An installation of this test's own, with this machine's agent."""
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o711)
-    it = Installation(tmp_path / "data", free_port(), free_port())
-    it.start()
-    yield it
-    it.stop()
+    with one_more() as made:
+        yield made
 
 
 class Intents(threading.Thread):

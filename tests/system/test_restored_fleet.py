@@ -1,18 +1,15 @@
 """A backup made under a live fleet and put back days later, so to speak: what was asked since is undone, and nothing stale runs."""
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.conftest import Installation, until
-from tests.system.ports import free_port
+from tests.system.conftest import Installation, one_more, until
 
 COUNT = 3
 BILLION = 1_000_000_000
@@ -20,17 +17,9 @@ BILLION = 1_000_000_000
 
 @pytest.fixture
 def own() -> Iterator[Installation]:
-    """An installation of this test's own, without this machine's agent. Not below pytest's directory: each run of the same user closes it
-    to others, and so to the database's user."""
-    home = Path(tempfile.mkdtemp(prefix="fleetward-restored-", dir="/tmp"))
-    home.chmod(0o711)
-    it = Installation(home / "data", free_port(), free_port(), ("--no-agent",))
-    try:
-        it.start()
-        yield it
-    finally:
-        it.stop()
-        shutil.rmtree(home, ignore_errors=True)
+    """An installation of this test's own, without this machine's agent."""
+    with one_more("--no-agent") as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A web process under test: it really listens, on a real database, with a relay at work. Fixtures are in `conftest.py`."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ T = TypeVar("T")
 PASSWORD = "correct horse battery staple"
 ROLES = ("viewer", "operator", "admin")
 _START_SECONDS = 30.0
+_TRUST = ssl.create_default_context()
+"""One for all clients: making one reads all the authorities of this machine, which costs more than the requests of most tests."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Site:
 
     def client(self, role: str | None = "admin", **more: Any) -> httpx.Client:
         headers = {} if role is None else {"Authorization": f"Bearer {role}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=20, **more)
+        usual: dict[str, Any] = {"headers": headers, "trust_env": False, "timeout": 20, "verify": _TRUST}
+        return httpx.Client(base_url=self.url, **usual | more)
 
     def async_client(self, role: str = "admin", **more: Any) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {role}"}
         limits = httpx.Limits(max_connections=None)
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20, limits=limits, **more)
+        usual: dict[str, Any] = {"trust_env": False, "timeout": 20, "verify": _TRUST, "limits": limits}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, **usual | more)
 
 
 async def people(database: str) -> None:
