@@ -68,11 +68,22 @@ async def record(
 async def refused(db: Database, name: str, address: str, why: str, now: datetime) -> None:
     """A sign-in was refused. A name that nobody has is left out: people type passwords there. Raises Unavailable."""
     async with db.transaction() as tx:
-        user = await User.filter(name=name).using_db(tx.client).first()
-        known = None if user is None else user.name
-        id = UNKNOWN if user is None else user.id
-        who = Actor("stranger", known or "", address=address)
-        await record(tx, who, "sign-in", id, now, after={"user": known, "reason": why}, op="refused")
+        await _refused(tx, await User.filter(name=name).using_db(tx.client).first(), address, {"reason": why}, now)
+
+
+async def refused_elsewhere(db: Database, issuer: str, subject: str, address: str, why: str, now: datetime) -> None:
+    """Likewise of somebody who came back from an identity provider. subject: whom it has vouched for; empty where it has not been believed.
+    Raises Unavailable."""
+    async with db.transaction() as tx:
+        user = await User.filter(issuer=issuer, subject=subject).using_db(tx.client).first() if subject else None
+        said = {"reason": why, "issuer": issuer} | ({"subject": subject} if subject else {})
+        await _refused(tx, user, address, said, now)
+
+
+async def _refused(tx: Tx, user: User | None, address: str, said: Resource, now: datetime) -> None:
+    known, id = (None, UNKNOWN) if user is None else (user.name, user.id)
+    who = Actor("stranger", known or "", address=address)
+    await record(tx, who, "sign-in", id, now, after={"user": known, **said}, op="refused")
 
 
 def redacted(value: Any) -> Any:

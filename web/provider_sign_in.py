@@ -17,11 +17,11 @@ from quart import Blueprint, Response, request
 
 from inventory import sealing, users
 from inventory.accounts import Account
-from inventory.errors import Forbidden, NotFound, Unavailable
+from inventory.errors import Forbidden, NotFound, TooManyRequests, Unavailable
 from inventory.sessions import BEGUN
-from web import json
+from web import json, proving
 from web.identity import begun_cookie_name, remote_address
-from web.providers import ProviderClient, Refused
+from web.providers import ProviderClient, Refused, Unwelcome
 from web.services import services
 from web.signin import local_path, set_begun_cookie, welcome
 
@@ -65,20 +65,30 @@ async def back() -> Response:
     if sent is None:
         return _back("late", "nobody was sent away with that cookie, or too long ago")
     try:
+        await proving.patience()
         account = await _account(client, sent, now)
-    except Refused as error:
-        return _back("provider", error.detail)
-    except Forbidden as error:
-        return _back("no-role", error.detail)
+    except TooManyRequests as error:
+        return _back("throttled", error.detail)
+    except (Refused, Unwelcome) as error:
+        return await _refused(error, client.provider.issuer)
     except Unavailable as error:
         return _back("away", error.detail)
     return await welcome(account, "provider", str(sent["next"]))
 
 
+async def _refused(error: Refused | Unwelcome, issuer: str) -> Response:
+    why, subject = ("no-role", error.subject) if isinstance(error, Unwelcome) else ("provider", "")
+    await proving.refused_elsewhere(why, error.detail, issuer, subject)
+    return _to_form(why)
+
+
 async def _account(client: ProviderClient, sent: dict[str, Any], now: datetime) -> Account:
     known = await client.finish(sent, dict(request.args))
-    async with services().db.transaction() as tx:
-        user = await users.from_provider(tx, known, remote_address(), now)
+    try:
+        async with services().db.transaction() as tx:
+            user = await users.from_provider(tx, known, remote_address(), now)
+    except Forbidden as error:
+        raise Unwelcome(error.detail, known.subject) from error
     return Account(user.id, user.name, user.role, "user", user.scope)
 
 
@@ -90,6 +100,11 @@ def _client() -> ProviderClient:
 
 
 def _back(why: str, detail: str) -> Response:
-    """To the form, which has words for it; the log has the reason."""
-    log.warning("sign-in by the provider refused", extra={"reason": detail, "address": remote_address()})
+    """Nobody has tried to sign in, or nobody can be asked: the log has the reason, the audit has nothing."""
+    log.warning("sign-in by the provider did not come about", extra={"reason": detail, "address": remote_address()})
+    return _to_form(why)
+
+
+def _to_form(why: str) -> Response:
+    """It has words for it."""
     return Response(status=303, headers={"Location": "/login?" + urlencode({"error": why})})

@@ -23,6 +23,8 @@ import httpx
 from inventory.access import ROLES
 from inventory.errors import Forbidden, Unavailable
 from inventory.users import NAME, Known
+from web import outbound
+from web.outbound import Network
 
 KEPT_S: float = 3600.0
 """How long what a provider says of itself is kept, in seconds."""
@@ -33,13 +35,16 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 """Signatures with the provider's own key; never `none`, nor one made with what we know ourselves (HS256)."""
 ANYBODY = "*"
 """In the mapping of roles: whoever the provider signs in."""
-VARIABLES = ("issuer", "client_id", "client_secret", "scopes", "name_claim", "role_claim", "roles", "title", "redirect")
+VARIABLES = ("issuer", "client_id", "client_secret", "scopes", "name_claim", "role_claim", "roles", "title", "redirect", "networks")
+ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+"""What a provider has to say of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """issuer: its URL. roles: pairs of a value of `role_claim` and the role that it gives. title: what its button says. redirect: the
-    URL that it sends people back to, where that is not this server's as people's browsers name it."""
+    URL that it sends people back to, where that is not this server's as people's browsers name it. networks: where it may stand besides
+    the internet."""
 
     issuer: str
     client_id: str
@@ -50,6 +55,7 @@ class Provider:
     role_claim: str = "groups"
     title: str = "single sign-on"
     redirect: str | None = None
+    networks: tuple[Network, ...] = ()
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Provider | None":
@@ -61,8 +67,10 @@ class Provider:
         for name in ("issuer", "client_id", "client_secret", "roles"):
             if name not in given:
                 raise ValueError(f"FLEETWARD_OIDC_{name.upper()} is missing: signing in by an identity provider needs it")
+        allowed = _networks(given.pop("networks", ""))
         _check_url("FLEETWARD_OIDC_ISSUER", given["issuer"])
-        return cls(roles=_roles(given.pop("roles")), **given)
+        _check_reach(given["issuer"], allowed)
+        return cls(roles=_roles(given.pop("roles")), networks=allowed, **given)
 
     def role_of(self, claims: Mapping[str, Any]) -> str | None:
         """The highest role that the claim gives; None: they may not sign in."""
@@ -72,15 +80,15 @@ class Provider:
         return max(given, key=ROLES.index, default=None)
 
     def known(self, claims: Mapping[str, Any]) -> Known:
-        """Raises Forbidden where there is no role, or no name that can be one."""
-        role = self.role_of(claims)
+        """Raises Unwelcome where there is no role, or no name that can be one."""
+        role, subject = self.role_of(claims), str(claims["sub"])
         if role is None:
-            raise Forbidden(f"the identity provider gives you no role here: nothing in {self.role_claim} is mapped to one")
+            raise Unwelcome(f"the identity provider gives you no role here: nothing in {self.role_claim} is mapped to one", subject)
         name = str(claim(claims, self.name_claim) or claims.get("email") or claims["sub"]).lower()
         if not re.fullmatch(NAME, name):
-            raise Forbidden(f"the identity provider's {self.name_claim} can be no name here: {name[:64]!r}")
+            raise Unwelcome(f"the identity provider's {self.name_claim} can be no name here: {name[:64]!r}", subject)
         title = "".join(each for each in str(claims.get("name") or "") if each.isprintable())[:256]
-        return Known(self.issuer, str(claims["sub"]), name, title, role)
+        return Known(self.issuer, subject, name, title, role)
 
 
 def claim(claims: Mapping[str, Any], path: str) -> Any:
@@ -104,15 +112,40 @@ def _roles(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return outbound.networks(text)
+    except ValueError as error:
+        raise ValueError(
+            f"FLEETWARD_OIDC_NETWORKS: must be addresses or networks such as 10.1.0.0/16, with commas between: {error}"
+        ) from None
+
+
 def _check_url(name: str, url: str) -> None:
     """HTTPS, but for this machine itself. Raises ValueError."""
     parts = urlsplit(url)
-    try:
-        local = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        local = False
+    address = _literal(url)
+    local = address is not None and address.is_loopback
     if not parts.hostname or parts.scheme not in (("https", "http") if local else ("https",)):
         raise ValueError(f"{name}: must be an https:// URL, not {url!r}")
+
+
+def _check_reach(issuer: str, allowed: tuple[Network, ...]) -> None:
+    """What can be seen at the start already: a name is looked up when it is needed. Raises ValueError."""
+    address = _literal(issuer)
+    if address is not None and not outbound.may_reach(address, allowed):
+        raise ValueError(
+            f"FLEETWARD_OIDC_ISSUER: {address} is not a public address: allow it, or the network that it is in, by FLEETWARD_OIDC_NETWORKS"
+        )
+
+
+def _literal(url: str) -> outbound.Address | None:
+    """The address that a URL names; None where it has a name."""
+    name = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address("127.0.0.1" if name == "localhost" else name)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +163,20 @@ class Refused(Forbidden):
     """The provider's answer is not one that may be believed; the text is for the log."""
 
 
+class Unwelcome(Forbidden):
+    """The provider vouches for somebody, `subject`, who may not come in all the same."""
+
+    def __init__(self, detail: str, subject: str) -> None:
+        super().__init__(detail)
+        self.subject = subject
+
+
 class ProviderClient:
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
         self._metadata: tuple[float, dict[str, Any]] | None = None
         self._keys: tuple[float, Any] | None = None
+        self._trust = outbound.trusted()
 
     async def begin(self, redirect: str) -> Sent:
         """Raises Unavailable."""
@@ -145,7 +187,7 @@ class ProviderClient:
         return Sent(url, state, nonce, verifier, redirect)
 
     async def finish(self, sent: Mapping[str, Any], answered: Mapping[str, str]) -> Known:
-        """Who has come back. sent: what was remembered (`Sent`). answered: the query that they came back with. Raises Refused, Forbidden,
+        """Who has come back. sent: what was remembered (`Sent`). answered: the query that they came back with. Raises Refused, Unwelcome,
         Unavailable."""
         if not hmac.compare_digest(answered.get("state", "").encode(), str(sent.get("state", "")).encode()) or not answered.get("state"):
             raise Refused("the state is not the one that this browser was sent away with")
@@ -168,7 +210,12 @@ class ProviderClient:
             redirect_uri=redirect,
             code_challenge_method="S256",
             timeout=TIMEOUT_S,
+            transport=self._transport(),
+            trust_env=False,
         )
+
+    def _transport(self) -> outbound.Transport:
+        return outbound.Transport(self.provider.networks, self._trust)
 
     async def _redeem(self, sent: Mapping[str, Any], code: str) -> dict[str, Any]:
         from authlib.integrations.base_client import OAuthError
@@ -180,7 +227,7 @@ class ProviderClient:
         except OAuthError as error:
             raise Refused(f"the provider did not take the code: {error}") from error
         except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(f"the identity provider does not answer: {type(error).__name__}") from error
+            raise _away(error) from error
         return dict(token)
 
     async def _claims(self, token: Mapping[str, Any], nonce: str) -> dict[str, Any]:
@@ -218,9 +265,14 @@ class ProviderClient:
     async def _metadata_now(self) -> dict[str, Any]:
         if self._metadata is None or time.monotonic() - self._metadata[0] > KEPT_S:
             found = await self._fetch(self.provider.issuer.rstrip("/") + "/.well-known/openid-configuration")
-            missing = [name for name in ("authorization_endpoint", "token_endpoint", "jwks_uri") if not isinstance(found.get(name), str)]
+            missing = [name for name in ENDPOINTS if not isinstance(found.get(name), str)]
             if found.get("issuer") != self.provider.issuer or missing:
                 raise Unavailable(f"{self.provider.issuer} does not describe itself as that provider: check FLEETWARD_OIDC_ISSUER")
+            try:
+                for name in ENDPOINTS:
+                    _check_url(name, found[name])
+            except ValueError as error:
+                raise Unavailable(f"what {self.provider.issuer} says of itself is not to be used: {error}") from error
             self._metadata = (time.monotonic(), found)
         return self._metadata[1]
 
@@ -234,12 +286,21 @@ class ProviderClient:
 
     async def _fetch(self, url: str) -> dict[str, Any]:
         try:
-            async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+            async with httpx.AsyncClient(timeout=TIMEOUT_S, transport=self._transport(), trust_env=False) as client:
                 answer = await client.get(url, headers={"Accept": "application/json"})
                 answer.raise_for_status()
                 found = answer.json()
         except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(f"the identity provider does not answer: {type(error).__name__}") from error
+            raise _away(error) from error
         if not isinstance(found, dict):
             raise Unavailable("the identity provider does not answer with JSON objects")
         return found
+
+
+def _away(error: Exception) -> Unavailable:
+    """What to do about a refusal of our own is said; what else a provider's errors say is not for us to repeat."""
+    if isinstance(error, outbound.Refused):
+        return Unavailable(
+            f"the identity provider may not be asked: {error}: allow its network by FLEETWARD_OIDC_NETWORKS (docs/people.md)"
+        )
+    return Unavailable(f"the identity provider does not answer: {type(error).__name__}")

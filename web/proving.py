@@ -33,15 +33,16 @@ async def password(name: str, given: str) -> Checked:
     """Raises TooManyRequests before the password is looked at, Unauthenticated where it or the name is wrong, Forbidden where it was handed
     out too long ago. Whoever goes on to sign in says `signed_in`."""
     here, address = services(), remote_address()
-    _wait(name, code=False)
+    await patience(name)
     here.throttle.failed(address, name, time.monotonic())
     checked = await accounts.check_password(here.db, name, given, datetime.now(UTC))
     if checked is None:
         here.throttle.told(address, name, time.monotonic())
-        await _refused(name, "password")
+        await refused(name, "password")
         raise Unauthenticated("the name or the password is wrong")
     here.throttle.pardoned(address, name)
     if checked.ended:
+        await refused(name, "password ended")
         raise Forbidden("this one-time password was not used in time: ask an administrator for another one")
     return checked
 
@@ -50,13 +51,13 @@ async def code(account: Account, given: str) -> str:
     """Which kind of code it was: `code` or `recovery-code`. Raises TooManyRequests before it is looked at, Unauthenticated where it is
     wrong or was used before, Unavailable."""
     here, address = services(), remote_address()
-    _wait(account.name, code=True)
+    await patience(account.name, code=True)
     here.throttle.failed(address, account.name, time.monotonic(), code=True)
     async with here.db.transaction() as tx:
         kind = await second_factor.check(tx, sealing_key(), account.id, given, datetime.now(UTC))
     if kind is None:
         here.throttle.told(address, account.name, time.monotonic(), code=True)
-        await _refused(account.name, "code")
+        await refused(account.name, "code")
         raise Unauthenticated("the code is wrong, or was used before", errors=(Problem("/code", "is wrong, or was used before"),))
     return kind
 
@@ -82,13 +83,28 @@ def sealing_key() -> bytes:
     return services().key
 
 
-def _wait(name: str, *, code: bool) -> None:
-    seconds = services().throttle.wait(remote_address(), name, time.monotonic(), code=code)
+async def patience(name: str = "", *, code: bool = False) -> None:
+    """Raises TooManyRequests where this address may not try yet; the first one of a wait stands in the audit. name: empty where none was
+    given."""
+    throttle, address, now = services().throttle, remote_address(), time.monotonic()
+    seconds = throttle.wait(address, name, now, code=code)
     if seconds > 0:
+        if throttle.first_too_early(address, name, now, code=code):
+            await refused(name, "throttled")
         raise TooManyRequests("too many failed sign-ins; wait a little", retry_after=math.ceil(seconds))
 
 
-async def _refused(name: str, why: str) -> None:
+async def refused_elsewhere(why: str, detail: str, issuer: str, subject: str) -> None:
+    """By what the identity provider has said. It counts as a failure of the address: anybody can come back from there with nonsense.
+    subject: whom it has vouched for, if anybody."""
+    services().throttle.failed(remote_address(), "", time.monotonic())
     METER.count(SIGN_INS_FAILED)
-    log.warning("sign-in refused", extra={"user": name[:64], "address": remote_address()})
+    log.warning("sign-in by the provider refused", extra={"reason": detail, "address": remote_address()})
+    await account_log.refused_elsewhere(services().db, issuer, subject, remote_address(), why, datetime.now(UTC))
+
+
+async def refused(name: str, why: str) -> None:
+    """Nobody comes in: counted, logged, and in the audit."""
+    METER.count(SIGN_INS_FAILED)
+    log.warning("sign-in refused", extra={"user": name[:64], "address": remote_address(), "reason": why})
     await account_log.refused(services().db, name, remote_address(), why, datetime.now(UTC))

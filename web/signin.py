@@ -87,6 +87,7 @@ async def _second_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
     how = await proving.code(account, code)
     await sessions.finish(here.db, cookie)
     if user.disabled_at is not None:
+        await proving.refused(user.name, "disabled")
         raise Unauthenticated("the name or the password is wrong")
     return account, user.password_expires_at is not None, how
 

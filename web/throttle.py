@@ -4,7 +4,7 @@ After `FREE_ADDRESS` failures from one address, each further one doubles the wai
 count likewise, with more leave, so that guessing from many addresses is slow too and yet nobody is locked out by a stranger at once. Codes
 of a second factor have little leave, as only whoever knows the password gets as far as that. An address is the socket's, which nobody
 can choose; what a header says it is, counts for nothing. It is kept in this process only: with N web processes an attacker has N times
-the leave, still next to nothing. Called by the sign-in route and where people show their password again.
+the leave, still next to nothing. Called by the sign-in routes and where people show their password again.
 """
 
 from collections import OrderedDict
@@ -29,6 +29,8 @@ MOST: int = 10_000
 class _Record:
     failures: int
     last: float
+    noted: bool = False
+    """Whether somebody came too early since."""
 
 
 @dataclass(slots=True)
@@ -36,15 +38,23 @@ class Throttle:
     _records: OrderedDict[tuple[str, str], _Record] = field(default_factory=OrderedDict)
 
     def wait(self, address: str, name: str, now: float, *, code: bool = False) -> float:
-        """Seconds until this address may try this name; 0: now. `now` is in seconds, of a clock that never goes back. code: not its
-        password, but a code of its second factor."""
+        """Seconds until this address may try this name; 0: now. `now` is in seconds, of a clock that never goes back. name: empty where
+        none was given, as on the way back from an identity provider. code: not its password, but a code of its second factor."""
         return max(*(self._wait(key, now) for key in _keys(address, name, code)), 0.0)
+
+    def first_too_early(self, address: str, name: str, now: float, *, code: bool = False) -> bool:
+        """Of attempts that have to wait, one a wait is worth writing down. True for that one."""
+        waiting = [record for key in _keys(address, name, code) if self._wait(key, now) > 0 and (record := self._live(key, now))]
+        first = any(not record.noted for record in waiting)
+        for record in waiting:
+            record.noted = True
+        return first
 
     def failed(self, address: str, name: str, now: float, *, code: bool = False) -> None:
         for key in _keys(address, name, code):
             record = self._live(key, now) or _Record(0, now)
             record.failures += 1
-            record.last = now
+            record.last, record.noted = now, False
             self._records[key] = record
             self._records.move_to_end(key)
         while len(self._records) > MOST:
@@ -77,5 +87,5 @@ class Throttle:
         return record.last + min(2.0 ** (record.failures - free), LONGEST_S) - now
 
 
-def _keys(address: str, name: str, code: bool) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("address", address), ("code" if code else "name", name)
+def _keys(address: str, name: str, code: bool) -> tuple[tuple[str, str], ...]:
+    return ("address", address), *((("code" if code else "name", name),) if name else ())

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
+from web.outbound import networks
 from web.providers import Provider
 
 CLIENT_ID, CLIENT_SECRET = "fleetward", "a secret of the client & with %signs"
@@ -38,13 +39,16 @@ class Op:
     unsigned: bool = False
     answer: dict[str, str] = field(default_factory=dict)
     """Added to what the browser comes back with."""
+    described: dict[str, str] = field(default_factory=dict)
+    """Added to what it says of itself."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     """Why it did not redeem a code."""
 
     def settings(self, **more: Any) -> Provider:
-        roles = (("fleet-admins", "admin"), ("ops", "operator"))
-        return Provider(issuer=self.issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET, **({"roles": roles} | more))
+        """How the installation knows it; it may be reached although it is not public."""
+        usual = {"roles": (("fleet-admins", "admin"), ("ops", "operator")), "networks": networks("127.0.0.1")}
+        return Provider(issuer=self.issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET, **(usual | more))
 
     def authorize(self, query: dict[str, str]) -> str:
         """Where the browser is sent back to."""
@@ -84,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         match parts.path:
             case "/.well-known/openid-configuration":
                 at = {name: f"{op.issuer}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
-                self._json({"issuer": op.issuer, **at})
+                self._json({"issuer": op.issuer, **at, **op.described})
             case "/jwks_uri":
                 self._json(dict(KeySet([op.key]).as_dict(private=False)))
             case "/authorization_endpoint":

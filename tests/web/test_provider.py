@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -23,14 +24,15 @@ class Way:
     op: Op
 
     def browser(self) -> httpx.Client:
-        return httpx.Client(base_url=self.site.url, headers=PAGE, trust_env=False, timeout=20)
+        return self.site.client(None, headers=PAGE)
 
     def callback(self, browser: httpx.Client, wanted: str = "/hosts") -> str:
         """Sent away and let in there: where the browser is sent back to."""
         sent = browser.get("/login/provider", params={"next": wanted})
         assert sent.status_code == 303, sent.text
         assert sent.headers["Location"].startswith(self.op.issuer + "/authorization_endpoint?")
-        return str(httpx.get(sent.headers["Location"], trust_env=False).headers["Location"])
+        with self.site.client(None) as elsewhere:
+            return str(elsewhere.get(sent.headers["Location"]).headers["Location"])
 
     def outcome(self) -> str:
         """Where a browser ends up after the whole way."""
@@ -161,6 +163,29 @@ def test_a_provider_that_is_away_or_another_one_says_so(web_url: str) -> None:
         assert browser.get("/login/provider/callback?code=x").status_code == 404
 
 
+@pytest.mark.parametrize("where", ["issuer", "token_endpoint", "jwks_uri"])
+def test_a_provider_leads_the_server_to_no_private_address(web_url: str, where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither by where it stands nor by what it says of itself; the log says what to do."""
+    with provider() as op:
+        settings = op.settings(**({"networks": ()} if where == "issuer" else {}))
+        if where != "issuer":
+            op.described = {where: f"http://127.0.0.2:{urlsplit(op.issuer).port}/{where}"}
+        with running(web_url, provider=settings) as site:
+            way = Way(site, op)
+            with way.browser() as browser:
+                asked = "/login/provider" if where == "issuer" else way.callback(browser)
+                assert browser.get(asked).headers["Location"] == "/login?error=away"
+    reasons = [str(vars(record).get("reason")) for record in caplog.records]
+    assert any("is not a public address: allow its network by FLEETWARD_OIDC_NETWORKS" in reason for reason in reasons), reasons
+
+
+def test_a_provider_that_would_have_secrets_sent_in_the_clear_is_not_used(way: Way) -> None:
+    """What it says of itself has to be https, as where it is said."""
+    way.op.described = {"token_endpoint": "http://id.example/token"}
+    with way.browser() as browser:
+        assert browser.get("/login/provider").headers["Location"] == "/login?error=away"
+
+
 def _environment(**given: str) -> dict[str, str]:
     usual = {"issuer": "https://id.example", "client_id": "c", "client_secret": "s", "roles": "fleet-admins=admin, cn=ops,dc=x=viewer"}
     return {f"FLEETWARD_OIDC_{name.upper()}": value for name, value in (usual | given).items() if value}
@@ -173,6 +198,9 @@ def _environment(**given: str) -> dict[str, str]:
         ({"client_secret": ""}, "FLEETWARD_OIDC_CLIENT_SECRET is missing"),
         ({"roles": "ops=root"}, "FLEETWARD_OIDC_ROLES: must be VALUE=ROLE"),
         ({"roles": "ops"}, "FLEETWARD_OIDC_ROLES: must be VALUE=ROLE"),
+        ({"networks": "10.1.2.3/24"}, "FLEETWARD_OIDC_NETWORKS: must be addresses or networks .* host bits"),
+        ({"issuer": "https://10.1.2.3"}, "FLEETWARD_OIDC_ISSUER: 10.1.2.3 is not a public address"),
+        ({"issuer": "http://localhost:8080", "networks": "10.0.0.0/8"}, "FLEETWARD_OIDC_ISSUER: 127.0.0.1 is not a public address"),
     ],
 )
 def test_wrong_settings_name_the_variable(given: dict[str, str], words: str) -> None:
@@ -189,3 +217,10 @@ def test_the_mapping_of_roles() -> None:
     assert found.role_of({"realm_access": {"roles": ["ops", "boss"]}}) == "admin"
     assert found.role_of({"realm_access": {"roles": ["ops"]}}) == "operator"
     assert found.role_of({}) == "viewer"
+
+
+def test_a_private_provider_is_allowed_by_name_of_its_network() -> None:
+    """By address or network, beside the internet."""
+    for issuer, allowed in (("https://10.1.2.3", "10.1.2.0/24, fd00::/8"), ("http://localhost:8080", "127.0.0.1")):
+        found = Provider.read(_environment(issuer=issuer, networks=allowed, roles="ops=viewer"))
+        assert found is not None and found.networks

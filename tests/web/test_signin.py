@@ -86,6 +86,27 @@ def test_the_wait_begins_when_the_refusal_is_told() -> None:
     assert throttle.wait("b", "m", 5.0) == 0
 
 
+def test_the_throttle_has_one_of_a_wait_written_down() -> None:
+    """The first who comes too early; another one once there was a further failure, and with it another wait."""
+    throttle = Throttle()
+    assert not throttle.first_too_early("a", "n", 0.0)
+    for _ in range(FREE_ADDRESS):
+        throttle.failed("a", "n", 0.0)
+    assert [throttle.first_too_early("a", "n", 0.5) for _ in range(3)] == [True, False, False]
+    assert not throttle.first_too_early("a", "another", 0.5)
+    throttle.failed("a", "n", 1.0)
+    assert [throttle.first_too_early("a", "n", 1.5) for _ in range(3)] == [True, False, False]
+
+
+def test_who_gives_no_name_is_known_by_address() -> None:
+    """As on the way back from an identity provider: its failures are the address's, and everybody else goes on."""
+    throttle = Throttle()
+    for _ in range(FREE_NAME):
+        throttle.failed("a", "", 0.0)
+    assert throttle.wait("a", "n", 0.0) > 0
+    assert throttle.wait("b", "", 0.0) == 0
+
+
 def test_the_throttle_doubles_forgets_and_pardons() -> None:
     """The wait doubles from the first failure too many up to its longest; time and success end it."""
     throttle = Throttle()
