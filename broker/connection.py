@@ -8,7 +8,6 @@ acknowledgements of amqtt's own messages and DISCONNECT are passed on to amqtt (
 
 import asyncio
 import logging
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -194,15 +193,19 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._state is _State.OPEN:
-            self._take(math.inf)  # what came before the end counts
-        before, self._state = self._state, _State.CLOSED
         if self._keepalive is not None:
             self._keepalive.cancel()
         if self._out is not None:
             self._out.end()
         # TLS and its buffers, 60 KiB a connection, go now, and not with the session, which may have its Will to send first.
         self._out = self._transport = None
+        if self._state is _State.OPEN and self._framer.more:
+            self._line_up()  # what came before the end counts
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        before, self._state = self._state, _State.CLOSED
         if not self.first.done():
             self.first.set_exception(ConnectionError("closed before CONNECT"))
         if before is not _State.LEAVING and self._opened:
@@ -230,15 +233,15 @@ class Connection(asyncio.Protocol):
             return
         self._framer.feed(data)
         if not self._holds:
-            self._take(self.limits.turn_s)
+            self._take()
 
-    def _take(self, seconds: float) -> None:
-        """Packets that have come, until so much time has passed; the others wait for another turn, and the client with them."""
-        end = self._loop.time() + seconds
+    def _take(self) -> None:
+        """Packets that have come, until the turn is over; the others wait for another one, and the client with them."""
+        end = self._loop.time() + self.limits.turn_s
         try:
             for packet in self._framer.packets():
                 self._dispatch(packet)
-                if self._state is not _State.OPEN or (self._holds and seconds < math.inf):
+                if self._state is not _State.OPEN or (self._holds and self._transport is not None):
                     return
                 if self._loop.time() >= end:
                     self._line_up()
@@ -362,13 +365,16 @@ class Connection(asyncio.Protocol):
         self._backlog.line_up(self)
 
     def go_on(self) -> None:
-        """First what has come already, then what is to come."""
+        """First what has come already, then what is to come; and where nothing is, the end."""
         self._holds.discard(_TURN)
-        if self._holds or self._transport is None or self._state is not _State.OPEN:
+        if self._state is not _State.OPEN or (self._holds and self._transport is not None):
             return
         self._last_heard = self._loop.time()
-        self._take(self.limits.turn_s)
-        if not self._holds and not self._transport.is_closing():
+        self._take()
+        if self._transport is None:
+            if _TURN not in self._holds:
+                self._end()
+        elif not self._holds and not self._transport.is_closing():
             self._transport.resume_reading()
 
     # --- what goes out --------------------------------------------------------------------------------------------------------

@@ -105,9 +105,14 @@ class Framer:
 
     def feed(self, data: bytes) -> Iterator[Packet]:
         """More of the stream. Returns `packets()`."""
-        self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+        self._buffer = self._buffer[self._at :] + data if self.more else data
         self._at = 0
         return self.packets()
+
+    @property
+    def more(self) -> bool:
+        """Whether anything was not taken yet, if only a part of a packet."""
+        return self._at < len(self._buffer)
 
     def packets(self) -> Iterator[Packet]:
         """Yields what is whole and was not taken yet; whoever stops goes on with another call. Raises Malformed or TooLarge; the packets

@@ -453,7 +453,8 @@ class TestTurns:
         return Limits(turn_s=0.0)
 
     async def test_who_sends_without_end_delays_nobody(self, wire: Make, inventory: Wire, broker: EmbeddedBroker) -> None:
-        """Another device's message has arrived while most of 8,000 pings that came before it still wait for their turn."""
+        """Another device's message has arrived while most of 8,000 pings that came before it still wait for their turn; the same once who
+        sent them is gone."""
         flooding, other = wire("host-a"), wire("host-b")
         await flooding.connect("host-a")
         await other.connect("host-b")
@@ -463,6 +464,10 @@ class TestTurns:
         assert (await inventory.message()).payload == b"x"
         framer = broker.guard._clients["host-a"]._framer
         assert len(framer._buffer) - framer._at > 8000
+        await flooding.abort()
+        await other.publish(up("host-b"), b"y")
+        assert (await inventory.message()).payload == b"y"
+        assert framer.more, "what is left of it is taken in turns too"
 
     async def test_everything_is_answered_in_its_order(self, wire: Make) -> None:
         """However many turns it takes."""
