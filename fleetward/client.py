@@ -164,7 +164,7 @@ class Client:
                 return
 
     def items(self, collection: str, **query: str | None) -> list[Resource]:
-        """All of a collection that is no kind's: users, sessions, API tokens, certificates; page by page where it has pages."""
+        """All of a collection that is no kind's (users, API tokens, integrations, certificates, …), page by page where it has pages."""
         found: list[Resource] = []
         token: str | None = None
         while True:
@@ -212,11 +212,6 @@ class Client:
     def changes(self, collection: str, name: str) -> list[Event]:
         """The history of one resource, oldest first."""
         return [_event(item) for item in self._json("GET", f"{_path(collection, name)}/changes")["items"]]
-
-    def integrations(self) -> list[Json]:
-        """The programs that have a certificate: `name`, `write`, `created_at`."""
-        items: list[Json] = self._json("GET", "/api/v1/integrations")["items"]
-        return items
 
     # --- changes --------------------------------------------------------------------------------------------------------------
 

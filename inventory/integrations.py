@@ -148,10 +148,15 @@ async def find(connection: Connection, name: str) -> Integration | None:
 
 
 async def list_all(db: Database) -> list[Mapping[str, Any]]:
-    """Name, write and since when, by name."""
+    """By name: `kind`, `name`, `write`, `created_at`, and `serial` and `expires_at` of its certificate, times as text."""
     async with db.acquire() as connection:
-        rows = await connection.fetch("SELECT name, write, created_at FROM integrations ORDER BY name")
-    return [dict(row) for row in rows]
+        rows = await connection.fetch("SELECT name, write, certificate, created_at FROM integrations ORDER BY name")
+    return [_listed(dict(row)) for row in rows]
+
+
+def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {"kind": "integration", "name": row["name"], "write": row["write"], "created_at": time_text(row["created_at"])}
+    return shown | _shown(row["certificate"])
 
 
 async def by_another_ca(connection: Connection, issuer: Issuer) -> tuple[str, ...]:

@@ -511,10 +511,10 @@ SELECT c.serial, c.name, c.unit, c.host, c.issued_at, c.expires_at, r.why
 FROM certificate c LEFT JOIN revoked_certificate r ON r.serial = c.serial WHERE c.serial = ANY ($1::text[]) ORDER BY c.serial;
 
 -- name: list_certificates
--- Those that have not ended, and why they are taken back. $1 now, $2 after which serial, $3 how many
+-- Those that have not ended, and why they are taken back. $1 now, $2 after which serial, $3 how many, $4 the class (OU), NULL: all
 SELECT c.serial, c.name, c.unit, c.host, c.issued_at, c.expires_at, r.why
 FROM certificate c LEFT JOIN revoked_certificate r ON r.serial = c.serial
-WHERE c.expires_at > $1 AND c.serial > $2 ORDER BY c.serial LIMIT $3;
+WHERE c.expires_at > $1 AND c.serial > $2 AND ($4::text IS NULL OR c.unit = $4) ORDER BY c.serial LIMIT $3;
 
 -- name: revoked_mark
 -- Differs where the list of revoked certificates does. $1 now

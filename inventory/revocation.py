@@ -82,8 +82,8 @@ def _refuse(ref: str, rows: Sequence[Mapping[str, Any]]) -> None:
         raise Conflict(f"it is the certificate of the integration {name}, which is nothing without it: delete the integration")
 
 
-async def listed(db: Database, now: datetime, after: str, limit: int) -> list[dict[str, Any]]:
-    """Certificates that have not ended, in the order of their serials: `serial`, `name`, `unit`, `host`, `issued_at`, `expires_at`, and
-    `why` where one is taken back. Raises Unavailable."""
+async def listed(db: Database, now: datetime, after: str, limit: int, unit: str | None = None) -> list[dict[str, Any]]:
+    """Certificates that have not ended, of all classes or of one, in the order of their serials: `serial`, `name`, `unit`, `host`,
+    `issued_at`, `expires_at`, and `why` where one is taken back. Raises Unavailable."""
     async with db.acquire() as connection:
-        return [dict(row) for row in await connection.fetch(SQL["list_certificates"], now, after, limit)]
+        return [dict(row) for row in await connection.fetch(SQL["list_certificates"], now, after, limit, unit)]

@@ -73,6 +73,18 @@ async def processes(db: Database) -> dict[str, Samples]:
     return {row["process"]: {**loads(row["samples"]), metrics.SEEN.name: [((), float(row["age_s"]))]} for row in rows}
 
 
+async def heard(db: Database) -> dict[tuple[str, int], float]:
+    """How many seconds ago a process said something, by its role and its replica's number; only where that is less than a minute. Raises
+    Unavailable."""
+    found: dict[tuple[str, int], float] = {}
+    for process, samples in (await processes(db)).items():
+        of = process.partition("@")[0], int(process.rpartition("/")[2])
+        for _, value in samples[metrics.SEEN.name]:
+            assert isinstance(value, float), "a gauge"
+            found[of] = min(value, found.get(of, value))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Numbers:
     """Of the whole installation, as the database says."""

@@ -9,7 +9,7 @@ from typing import Any
 from inventory.kind import USER, Kind
 from inventory.kinds import KINDS
 from web.api.issued import ISSUED
-from web.api.parameters import AUDIT, AUDIT_EXPORT, DELETE, EVENTS, HISTORY, LIST, PAGE, STREAM, WRITE
+from web.api.parameters import AUDIT, AUDIT_EXPORT, CERTIFICATES, DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
 from web.openapi_accounts import ACCOUNT_SCHEMAS, account_paths
 from web.openapi_parts import IF_MATCH as _IF_MATCH
 from web.openapi_parts import JSON, PROBLEMS, Operation
@@ -218,7 +218,7 @@ def _access_paths() -> dict[str, dict[str, Any]]:
                 "access",
                 "The certificates that have not ended, and which of them are taken back.",
                 {"200": _given("A page.", reference("CertificatePage"))},
-                parameters=_query(PAGE),
+                parameters=_query(CERTIFICATES),
             )
         },
         "/api/v1/certificates/{ref}:revoke": {

@@ -313,7 +313,24 @@ GENERAL: dict[str, Schema] = {
     ),
     "IntegrationChecked": _plain("A program that could be let in.", "name write", name=_TEXT, write=_TEXT),
     "IntegrationPage": _plain(
-        "The programs.", "items", items=_array(_plain("One.", "name write created_at", name=_TEXT, write=_TEXT, created_at=_TIME))
+        "The programs.",
+        "items",
+        items=_array(
+            _plain(
+                "One, with what is known of its certificate.",
+                "kind name write created_at serial expires_at",
+                kind={"const": "integration"},
+                name=_TEXT,
+                write={
+                    "type": "string",
+                    "enum": ["none", "signed", "unsigned"],
+                    "description": "Whether it may publish intents. Unsigned ones whoever runs the broker can forge.",
+                },
+                created_at=_TIME,
+                serial=_TEXT,
+                expires_at=_TIME,
+            )
+        ),
     ),
     "CertificatePage": _plain("Certificates.", "items", items=_array(_CERTIFICATE), next_page_token=_TEXT),
 }

@@ -14,7 +14,8 @@ from fleetward.cli.terminal import echo
 from fleetward.layout import DataDir, default_data_dir
 from fleetward.services import modules
 
-COLUMNS = ("serial", "name", "class", "expires_at", "revoked")
+COLUMNS = ("serial", "name", "class", "issued_at", "expires_at", "revoked")
+CLASSES = ("device", "service", "integration", "integration-scoped")
 
 
 @click.group()
@@ -43,10 +44,11 @@ def rotate_command_key(secrets: Path | None) -> None:
 
 
 @certificate.command(name="list")
+@click.option("--class", "unit", type=click.Choice(CLASSES), help="Only those of this class.")
 @connected
-def list_certificates(session: Session) -> None:
+def list_certificates(session: Session, unit: str | None) -> None:
     """The certificates that have not ended, and which of them are taken back, and why."""
-    found = list(session.client.items("certificates"))
+    found = session.client.items("certificates", **{"class": unit})
     show_table([render.title(column) for column in COLUMNS], render.rows(found, COLUMNS, now(), None))
 
 

@@ -1,4 +1,4 @@
-"""Ways in: `token create` for devices, `integration create` for other programs, and `integration delete`."""
+"""Ways in: `token create` for devices, and `integration` for other programs."""
 
 import contextlib
 import os
@@ -9,13 +9,15 @@ import click
 
 from fleetward.cli import joining
 from fleetward.cli.exits import CommandError, Exit
-from fleetward.cli.output import talk
+from fleetward.cli.output import format_option, show_list, talk
 from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
 from fleetward.cli.terminal import echo
 from fleetward.cli.wait import end_of
-from fleetward.client import Json
+from fleetward.client import Json, Kind
 from fleetward.trust import fingerprint
+
+_INTEGRATION = Kind("integration", "integrations", "", "", "", ("name", "write", "created_at", "expires_at"), ("serial",), ())
 
 
 @click.group()
@@ -65,6 +67,14 @@ def integration() -> None:
     """Other programs on the broker."""
 
 
+@integration.command(name="list")
+@format_option
+@connected
+def list_integrations(session: Session, output: str) -> None:
+    """All programs that have a certificate, and which of them may write: signed, or unsigned, which whoever runs the broker can forge."""
+    show_list(_INTEGRATION, session.client.items(_INTEGRATION.collection), {}, output)
+
+
 @integration.command(name="create")
 @click.argument("name")
 @click.option("--write", "signed", is_flag=True, help="It may publish intents, signed with its key.")
@@ -97,7 +107,7 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
     """Another certificate for a program's key, where the one that it has nears its end or the CA has changed; and the CAs of now."""
     from fleetward.cli import keys
 
-    known = {each["name"]: each for each in session.client.integrations()}
+    known = {each["name"]: each for each in session.client.items(_INTEGRATION.collection)}
     if name not in known:
         raise CommandError(f"there is no integration {name}: make it with `fleetward integration create`", Exit.NOT_FOUND)
     try:

@@ -314,6 +314,12 @@ def test_integration_renew_keeps_the_key(fleet: Fleet, tmp_path: Path) -> None:
 def test_what_was_let_in_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:
     """The list names every certificate by its whole serial number; revoking and deleting are seen there, and twice is an error."""
     ok(fleet("integration", "create", "leaver", "--out", str(tmp_path / "leaver")))
+    ok(fleet("integration", "create", "unsigning", "--write-unsigned", "--out", str(tmp_path / "unsigning")))
+    listed = {line.split()[0]: line.split()[1] for line in ok(fleet("integration", "list")).splitlines()}
+    assert (listed["NAME"], listed["leaver"], listed["unsigning"]) == ("WRITE", "none", "unsigned")
+    assert "integration/leaver" in ok(fleet("integration", "list", "-o", "name")).split()
+    services = ok(fleet("certificate", "list", "--class", "service"))
+    assert "svc-inventory" in services and "leaver" not in services
     serial = x509.load_pem_x509_certificate((tmp_path / "leaver" / "client.crt").read_bytes()).serial_number
     [line] = [line for line in ok(fleet("certificate", "list")).splitlines() if "leaver" in line]
     assert line.split()[:3] == [f"{serial:x}", "leaver", "integration"]

@@ -87,6 +87,7 @@ async def test_a_scrape_shows_all_processes(databases: Any, migrated: str, tmp_p
                 "INSERT INTO work (manager, key, due_at, attempts, halted, fence, queued_at, again, backoff)"
                 " VALUES ('host', 'h1', now() - interval '9 s', 0, false, 0, now(), 0, false)"
             )
+        heard = await telemetry.heard(db)
         text = await asyncio.to_thread(_scraped, url, tmp_path / "secrets")
     finally:
         await db.close()
@@ -94,6 +95,7 @@ async def test_a_scrape_shows_all_processes(databases: Any, migrated: str, tmp_p
     found = {(s.name, *sorted(s.labels.values())): s.value for family in text_string_to_metric_families(text) for s in family.samples}
     assert found["fleetward_ingest_messages_total", "inventory@there/1", "taken"] == 7
     assert not [key for key in found if "inventory@gone/1" in key]
+    assert list(heard) == [("inventory", 1)] and 0 <= heard["inventory", 1] < 60
     assert found["fleetward_database_up",] == 1
     assert found["fleetward_work", "due", "host"] == 1
     assert found["fleetward_work_lag_seconds", "host"] >= 9

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
 
+from inventory import integrations
 from inventory.authority import Authority
 from inventory.db import Database
 from tests.conftest import Databases
+from tests.inventory_wire.installation import new_key, request
 from tests.pages.seed import Seeded, Seeder, seed
 from tests.web.site_under_test import PASSWORD, Site, people, running
 
@@ -42,6 +44,7 @@ class Fleet:
     made: Seeded
     loop: asyncio.AbstractEventLoop
     db: Database
+    authority: Authority
     at: Seeder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +57,11 @@ class Fleet:
 
         found: Future[T] = asyncio.run_coroutine_threadsafe(_coroutine(whole()), self.loop)
         return found.result(20)
+
+    def let_in(self, name: str, write: str) -> None:
+        """Another program."""
+        asked = {"name": name, "write": write, "csr": request(new_key(), name)}
+        self.run(integrations.create(self.db, self.authority, asked, broker=("broker.example", 8883), now=datetime.now(UTC)))
 
 
 def _coroutine(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -82,7 +90,9 @@ def fleet(databases: Databases, seeded: tuple[str, Seeded], tmp_path_factory: py
     try:
         with running(databases.url(name), secrets=secrets) as site:
             db = asyncio.run_coroutine_threadsafe(Database.open(site.database, application="test-pages", pool_size=2), loop).result(10)
-            yield Fleet(site, made, loop, db)
+            found = Fleet(site, made, loop, db, Authority(secrets))
+            found.let_in("mes", "unsigned")
+            yield found
             asyncio.run_coroutine_threadsafe(db.close(), loop).result(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)

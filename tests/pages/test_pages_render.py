@@ -42,7 +42,8 @@ PAGES = {
     "missing": "/hosts/nobody",
     "access": "/access",
     "access-user": "/access/users/admin",
-    "access-tokens": "/access/tokens",
+    "programs": "/access/programs",
+    "programs-revoke": "/access/programs/integrations/mes",
     "access-sessions": "/access/sessions",
     "account": "/account",
 }
@@ -66,7 +67,8 @@ SOME = (
     "enroll",
     "access",
     "access-user",
-    "access-tokens",
+    "programs",
+    "programs-revoke",
     "account",
 )
 """Pages that are looked at in every look; the others differ in nothing that a look decides."""

@@ -19,6 +19,11 @@ def test_an_administrator_takes_certificates_back(web_url: str, tmp_path: Path) 
         found = {item["name"]: item for item in first["items"] + second["items"]}
         assert set(found) == {"svc-inventory", "svc-managers", "svc-web", "svc-broker", "mes"}
         assert (found["mes"]["class"], found["mes"]["revoked"], second["next_page_token"]) == ("integration", None, None)
+        assert [item["name"] for item in client.get(at, params={"class": "integration"}).json()["items"]] == ["mes"]
+        assert len(client.get(at, params={"class": "service"}).json()["items"]) == 4
+        assert client.get(at, params={"class": "person"}).status_code == 400
+        [listed] = client.get("/api/v1/integrations").json()["items"]
+        assert {name: listed[name] for name in ("serial", "expires_at")} == {name: found["mes"][name] for name in ("serial", "expires_at")}
         [revoked] = client.post(f"{at}/{found['svc-web']['serial']}:revoke").json()["items"]
         assert (revoked["name"], revoked["revoked"]) == ("svc-web", "revoked")
         refused = client.post(f"{at}/mes:revoke")

@@ -15,7 +15,7 @@ from inventory.access import Action
 from inventory.resource import time_text
 from web import params
 from web.api.answers import answer
-from web.api.parameters import PAGE
+from web.api.parameters import CERTIFICATES
 from web.identity import current_actor, require
 from web.services import services
 
@@ -31,10 +31,10 @@ async def _administrators() -> None:
 
 @blueprint.get("")
 async def list_certificates() -> Response:
-    asked = params.parse(request.query_string, PAGE)
+    asked = params.parse(request.query_string, CERTIFICATES)
     now, size = datetime.now(UTC), asked["page_size"]
     await _note_services(now)
-    found = await revocation.listed(services().db, now, asked["page_token"], size)
+    found = await revocation.listed(services().db, now, asked["page_token"], size, asked["class"])
     more = found[-1]["serial"] if len(found) == size else None
     return answer({"items": [_shown(row) for row in found], "next_page_token": more})
 

@@ -14,7 +14,6 @@ from inventory.access import Action
 from inventory.authority import Authority
 from inventory.errors import Unavailable
 from inventory.idempotency import Claim
-from inventory.resource import time_text
 from inventory.writer import Writer
 from web import params
 from web.api.answers import answer
@@ -38,8 +37,7 @@ async def _administrators() -> None:
 @blueprint.get("")
 async def list_integrations() -> Response:
     params.parse(request.query_string, ())
-    items = [{**item, "created_at": time_text(item["created_at"])} for item in await integrations.list_all(services().db)]
-    return answer({"items": items})
+    return answer({"items": await integrations.list_all(services().db)})
 
 
 @blueprint.post("")

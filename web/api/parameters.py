@@ -76,4 +76,6 @@ AUDIT_EXPORT = (
     *_AUDITED,
     Parameter("after", "Only entries after this position.", whole(0, MAX_POSITION), POSITION_SCHEMA, default=0),
 )
+_CLASSES = ("device", "service", "integration", "integration-scoped")
+CERTIFICATES = (Parameter("class", "Only those of this class.", one_of(*_CLASSES), {"type": "string", "enum": list(_CLASSES)}), *PAGE)
 SESSIONS = (Parameter("user", "Only those of this user, by id or name.", text),)

@@ -22,6 +22,7 @@ from web.pages import (
     inbox,
     overview,
     places,
+    programs,
     tables,
 )
 
@@ -38,6 +39,7 @@ PAGES: tuple[Blueprint, ...] = (
     inbox.blueprint,
     enroll.blueprint,
     access.blueprint,
+    programs.blueprint,
     account.blueprint,
     find.blueprint,
     tables.blueprint,

@@ -1,18 +1,18 @@
-"""Who may come in, for administrators: users, API tokens, sessions. Does what `web.api.users`, `.api_tokens` and `.sessions` do, as pages.
+"""Which people may come in, for administrators: users and sessions. Does what `web.api.users` and `.sessions` do, as pages; programs are
+`web.pages.programs`.
 
-What roles will hold for (host filters) goes into the users' and the tokens' forms, beside the role.
+What roles will hold for (host filters) goes into the users' form, beside the role.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from quart import Blueprint, Response, request
 
-from inventory import accounts, api_tokens, passwords, second_factor, sessions, users
+from inventory import passwords, second_factor, sessions, users
 from inventory.access import ROLES, Action
 from inventory.db import Tx
 from inventory.errors import NotFound
-from inventory.resource import Resource, time_text
+from inventory.resource import Resource
 from web.api.writing import written
 from web.browsers import browser_name
 from web.identity import Identity, current_actor
@@ -22,7 +22,6 @@ from web.services import services
 
 blueprint = Blueprint("access_page", __name__, url_prefix="/access")
 
-LIFETIMES = {"30 days": timedelta(days=30), "90 days": timedelta(days=90), "1 year": timedelta(days=365), "no end": None}
 HERE = "/access"
 
 
@@ -118,45 +117,6 @@ async def _change(ref: str, what: str, form: dict[str, str]) -> Response:
 
 async def _sign_out(tx: Tx, ref: str) -> int:
     return await sessions.end_all(tx, current_actor(), (await users.locked(tx, ref)).id, services().store.clock())
-
-
-# --- API tokens -------------------------------------------------------------------------------------------------------------------
-
-
-@blueprint.get("/tokens")
-async def show_tokens() -> Response:
-    await _administrator()
-    return await _tokens()
-
-
-async def _tokens(*, status: int = 200, **more: Any) -> Response:
-    found = await api_tokens.list_all(services().db)
-    shown: dict[str, Any] = {"tokens": found, "roles": ROLES, "lifetimes": list(LIFETIMES), "made": None, "refusal": "", "typed": {}}
-    return await page("access_tokens.html", "Access", status=status, tab="tokens", **(shown | more))
-
-
-@blueprint.post("/tokens")
-async def create_token() -> Response:
-    """The token is shown in this answer and never again."""
-    await _administrator()
-    form, actor, now = await _form(), current_actor(), services().store.clock()
-    lifetime = LIFETIMES.get(form.get("lifetime", ""), api_tokens.LIFETIME)
-    end = None if lifetime is None else time_text(now + lifetime)
-    body = {"name": form.get("name", "").strip(), "role": form.get("role", "viewer"), "expires_at": end}
-    secret = api_tokens.random_token()
-    try:
-        made = await written(lambda tx: api_tokens.create(tx, actor, body, accounts.digest(secret), now))
-    except REFUSALS as error:
-        return await _tokens(status=error.status, refusal=error.detail, typed=form)
-    return await _tokens(status=201, made=made | {"token": secret})
-
-
-@blueprint.post("/tokens/<id>")
-async def revoke_token(id: str) -> Response:
-    await _administrator()
-    actor, now = current_actor(), services().store.clock()
-    await written(lambda tx: api_tokens.delete(tx, actor, id, now))
-    return done(f"{HERE}/tokens", "revoked")
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ PLACES = (
     Found("Notifications", "g n", "bell", "/notifications"),
     Found("Enroll a device", "g a", "plus", "/enroll"),
     Found("Users and access", "g u", "shield-check", "/access"),
+    Found("Programs: tokens, integrations, certificates", "", "key-round", "/access/programs"),
     Found("Your account", "", "key-round", "/account"),
     Found("New config", "", "plus", "/configs/new"),
     Found("Hosts that are offline", "", "unplug", "/hosts?presence=offline"),

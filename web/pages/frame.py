@@ -45,6 +45,7 @@ SAID = {
     "disabled": "Disabled, and signed out.",
     "enabled": "Enabled.",
     "revoked": "Revoked. It is good for nothing now.",
+    "taken-back": "Taken back. What is connected with it is cut within five seconds.",
 }
 """What a page says after something was done, by the word in its URL. Texts of the URL itself are never shown."""
 
