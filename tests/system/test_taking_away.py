@@ -150,21 +150,25 @@ async def _is_in(site: Site, name: str) -> bool:
 
 
 async def test_integrations_and_services_are_taken_away_too(site: Site) -> None:
-    """An integration that is deleted; a service whose certificate is revoked, here one with another in its place, with which the managers
-    go on: a command comes to a device that was enrolled afterwards."""
+    """An integration that is deleted, and a service whose certificate is revoked: cut and kept out. One with another certificate in its
+    place goes on, here the managers: a command comes to a device that was enrolled afterwards."""
     key = new_key()
     asked = {"name": "mes", "write": "signed", "csr": request(key, "mes")}
     site.place.write_identity("mes", (await site.call("POST", "/integrations", 201, json=asked))["certificate"], key)
     await until(lambda: _is_in(site, "mes"), "the integration to be let in")
     wire = site.wire("mes")
     assert await wire.connect("mes") == 0
-    await _gone(site, "mes", wire, lambda: site.call("DELETE", "/integrations/mes", 204))
+    took = await _gone(site, "mes", wire, lambda: site.call("DELETE", "/integrations/mes", 204))
 
     authority = Authority(site.place.secrets)
+    for name in ("svc-managers", "svc-web"):
+        _steal(site, name)
+    wire = site.wire("svc-web")
+    assert await wire.connect("svc-web") == 0
+    later = await _gone(site, "svc-web", wire, lambda: site.call("POST", "/certificates/svc-web:revoke"))
+    print(f"{site.place.kind}: an integration was cut after {took:.2f} s, a service after {later:.2f} s")
+
     before = dict(authority.services_issued())["svc-managers"]
-    stolen = site.place.directory / "svc-managers.crt"
-    stolen.write_text(before.pem)
-    (site.place.directory / "svc-managers.key").write_bytes((site.place.secrets / "svc-managers.key").read_bytes())
     authority.equip("svc-managers", anew=True)
     await site.call("POST", f"/certificates/{before.serial}:revoke")
     await until(lambda: _is_out(site, "svc-managers"), "the stolen certificate to be refused", WITHIN_S)
@@ -172,6 +176,12 @@ async def test_integrations_and_services_are_taken_away_too(site: Site) -> None:
     await site.online(device)
     rows = [row for row in (await site.call("GET", "/certificates"))["items"] if row["name"] == "svc-managers"]
     assert {row["serial"]: row["revoked"] for row in rows}[before.serial] == "revoked" and len(rows) == 2
+
+
+def _steal(site: Site, name: str) -> None:
+    """A copy of a service's certificate and key."""
+    for end in ("crt", "key"):
+        (site.place.directory / f"{name}.{end}").write_bytes((site.place.secrets / f"{name}.{end}").read_bytes())
 
 
 async def _is_out(site: Site, name: str) -> bool:
