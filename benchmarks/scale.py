@@ -27,6 +27,7 @@ from inventory.changes import Relay
 from inventory.db import SQL, Database
 from inventory.kinds import BY_NAME
 from inventory.overview import Narrowing
+from inventory.view import View
 
 HEARTBEAT_S = 30
 DAY_S = 86400
@@ -74,11 +75,11 @@ async def lists(site: paper.Site) -> None:
 
 async def aggregates(db: Database) -> None:
     now = datetime.now(UTC)
-    await _timed("facets of the hosts page, no filter", lambda: overview.facets(db, "host", "", FACETS, now))
-    await _timed("facets of the hosts page, labels.line = 4", lambda: overview.facets(db, "host", "labels.line = 4", FACETS, now))
-    await _timed("components by type", lambda: overview.count_by(db, "component", "", "type", now))
-    await _timed("the fleet's numbers", lambda: overview.fleet(db))
-    await _timed("versions in use", lambda: overview.versions(db))
+    await _timed("facets of the hosts page, no filter", lambda: overview.facets(View(db), "host", "", FACETS, now))
+    await _timed("facets of the hosts page, labels.line = 4", lambda: overview.facets(View(db), "host", "labels.line = 4", FACETS, now))
+    await _timed("components by type", lambda: overview.count_by(View(db), "component", "", "type", now))
+    await _timed("the fleet's numbers", lambda: overview.fleet(View(db)))
+    await _timed("versions in use", lambda: overview.versions(View(db)))
 
 
 async def beats(db: Database, made: Cluster, hosts: list[str], seconds: int) -> None:

@@ -29,8 +29,7 @@ TOUCH = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who has been recognised. type: `user`, or `token` by its name. scope: the filter of hosts that the role holds for; empty: all, which
-    is the only one so far."""
+    """Who has been recognised. type: `user`, or `token` by its name. scope: the filter of hosts that the role holds for; empty: all."""
 
     id: str
     name: str

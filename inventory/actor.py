@@ -8,24 +8,25 @@ from inventory.kind import DEVICE, INVENTORY, USER
 @dataclass(frozen=True, slots=True)
 class Actor:
     """type: `user`, `token` (a program with an API token), `integration`, `device`, `manager`, `inventory` or `system`. address: where the
-    request of a person or a token came from."""
+    request of a person or a token came from. scope: the filter of hosts that its rights hold for; empty: all."""
 
     type: str
     name: str
     role: str = ""
     address: str = ""
+    scope: str = ""
 
     @classmethod
-    def user(cls, name: str, role: str, address: str = "") -> "Actor":
-        return cls("user", name, role, address)
+    def user(cls, name: str, role: str, address: str = "", scope: str = "") -> "Actor":
+        return cls("user", name, role, address, scope)
 
     @classmethod
-    def token(cls, name: str, role: str, address: str = "") -> "Actor":
-        return cls("token", name, role, address)
+    def token(cls, name: str, role: str, address: str = "", scope: str = "") -> "Actor":
+        return cls("token", name, role, address, scope)
 
     @classmethod
-    def integration(cls, name: str) -> "Actor":
-        return cls("integration", name)
+    def integration(cls, name: str, scope: str = "") -> "Actor":
+        return cls("integration", name, scope=scope)
 
     @classmethod
     def device(cls, host: str) -> "Actor":

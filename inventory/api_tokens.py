@@ -1,7 +1,8 @@
 """API tokens: how programs sign in to the REST API. Made with a role and an end, shown once, listed with their last use, revoked.
 
 Kept is the SHA-256 of 256 random bits. A token belongs to the installation, not to whoever made it: it outlives them until it is revoked
-or runs out, which is why only administrators make one. `scope` is where a host filter goes later. Called by the web process.
+or runs out, which is why only administrators make one. One with a `scope` does what its role may, to the hosts of that filter only.
+Called by the web process.
 """
 
 import base64
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from inventory import account_log
+from inventory.access import checked_scope
 from inventory.accounts import locked, new_secret
 from inventory.actor import Actor
 from inventory.bodies import Body, read
@@ -34,6 +36,7 @@ class Made(Body):
 
     name: Annotated[str, Field(pattern=NAME, description="small letters, digits and any of . _ - between them, at most 253")]
     role: Role = "viewer"
+    scope: str = ""
     expires_at: str | None = ""
 
 
@@ -50,10 +53,12 @@ def derived_token(key: bytes, claim: str, at: datetime) -> str:
 async def create(tx: Tx, actor: Actor, body: Any, hashed: str, now: datetime) -> Resource:
     """hashed: `accounts.digest` of the token. Raises Invalid, Conflict."""
     made = read(Made, body)
+    scope = checked_scope(made.scope)
     await alone(tx)
     if await ApiToken.filter(name=made.name).using_db(tx.client).exists():
         raise Conflict(f"there is an API token named {made.name} already", errors=(Problem("/name", "is taken"),))
     token = ApiToken(id=new_id("apit"), name=made.name, role=made.role, token_hash=hashed, created_at=now, created_by=actor.name)
+    token.scope = scope
     token.expires_at = _end(made.expires_at, now)
     await token.save(using_db=tx.client, force_create=True)
     await account_log.record(tx, actor, "api-token", token.id, now, after=_lasting(token))
@@ -108,6 +113,7 @@ def view(token: ApiToken) -> Resource:
         "kind": "api-token",
         "name": token.name,
         "role": token.role,
+        "scope": token.scope,
         "created_by": token.created_by,
         "created_at": time_text(token.created_at),
         "expires_at": None if token.expires_at is None else time_text(token.expires_at),

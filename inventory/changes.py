@@ -215,7 +215,8 @@ async def _ensure_partitions(connection: Connection, first: int, last: int) -> N
             )
 
 
-def _change(row: Any) -> Change:
+def change(row: Any) -> Change:
+    """A row of `changes`."""
     return Change(
         row["position"],
         row["kind"],
@@ -253,7 +254,7 @@ async def read(
             )
         wanted = (None if kinds is None else list(kinds), None if ids is None else list(ids))
         rows = await connection.fetch(SQL["read_changes"], after, state["position"], *wanted, limit)
-    changes = [_change(row) for row in rows]
+    changes = [change(row) for row in rows]
     return Slice(changes, changes[-1].position if len(changes) == limit else max(after, state["position"]))
 
 
@@ -265,7 +266,7 @@ async def newest(
         now: int = await connection.fetchval("SELECT position FROM relay")
         wanted = (None if kinds is None else list(kinds), None if ids is None else list(ids))
         rows = await connection.fetch(SQL["newest_changes"], now if before is None else min(now, before - 1), *wanted, limit)
-    return Slice([_change(row) for row in reversed(rows)], now)
+    return Slice([change(row) for row in reversed(rows)], now)
 
 
 async def history(db: Database, id: str, *, before: int | None = None, limit: int = 100) -> list[Change]:
@@ -274,7 +275,7 @@ async def history(db: Database, id: str, *, before: int | None = None, limit: in
         rows = await connection.fetch(
             "SELECT * FROM changes WHERE resource_id = $1 AND position < $2 ORDER BY position DESC LIMIT $3", id, before or 2**62, limit
         )
-    return [_change(row) for row in rows]
+    return [change(row) for row in rows]
 
 
 class Tail:

@@ -34,7 +34,7 @@ from inventory.kinds.enrollment_token import ENROLLMENT_TOKEN
 from inventory.kinds.host import HOST
 from inventory.recognition import Candidate, Expected, Known, Stranger, Verdict, recognise, serial_key, uuid_key
 from inventory.resource import Resource
-from inventory.store import Store
+from inventory.store import Writes
 from inventory.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ Outcome = Admitted | Waiting
 
 async def redeem(
     db: Database,
-    store: Store,
+    store: Writes,
     authority: Authority,
     body: Any,
     *,

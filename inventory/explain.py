@@ -10,10 +10,10 @@ from typing import Any
 
 from broker.messages import CommandState
 from inventory import facts
-from inventory.db import SQL, Connection, Database, loads
+from inventory.db import SQL, loads
 from inventory.kinds import BY_NAME
 from inventory.resource import Resource, time_text
-from inventory.store import read_one
+from inventory.view import Reads, View, read_one
 
 Cause = dict[str, Any]
 """{reason, message, since, next_attempt_at}"""
@@ -30,7 +30,7 @@ SENDS_UNANSWERED = 2
 AS_WANTED = "as it was asked for"
 
 
-async def explain(db: Database, kind: str, ref: str) -> Explanation:
+async def explain(db: View, kind: str, ref: str) -> Explanation:
     """`ref`: an id or a name. Raises NotFound, Unavailable."""
     async with db.acquire() as connection:
         resource = await read_one(connection, BY_NAME[kind], ref)
@@ -53,7 +53,7 @@ def cause(reason: str, message: str, since: datetime | str | None = None, next_a
 # --- host-configs ---------------------------------------------------------------------------------------------------------------
 
 
-async def _host_config(connection: Connection, resource: Resource) -> Explanation:
+async def _host_config(connection: Reads, resource: Resource) -> Explanation:
     row = await connection.fetchrow(SQL["explain_host_configs"], None, None, resource["id"], 1)
     if row is None:
         return _plain(resource)
@@ -119,7 +119,7 @@ def shadow_causes(shadowed: Sequence[Mapping[str, str]], names: Mapping[str, str
 # --- hosts ----------------------------------------------------------------------------------------------------------------------
 
 
-async def _host(connection: Connection, resource: Resource) -> Explanation:
+async def _host(connection: Reads, resource: Resource) -> Explanation:
     row = await connection.fetchrow(SQL["explain_host"], resource["id"])
     assert row is not None, "it was read a moment ago"
     causes = host_causes(dict(row))
@@ -178,7 +178,7 @@ def _presence(presence: str) -> str:
 # --- configs and commands -------------------------------------------------------------------------------------------------------
 
 
-async def _config(connection: Connection, resource: Resource) -> Explanation:
+async def _config(connection: Reads, resource: Resource) -> Explanation:
     groups = await connection.fetch(SQL["explain_config"], resource["id"])
     total = sum(group["n"] for group in groups)
     open_ = [group for group in groups if group["indicator"] != "idle"]
@@ -195,7 +195,7 @@ async def _config(connection: Connection, resource: Resource) -> Explanation:
     return {"summary": f"{resource['name']} is as it was asked for on {done} of {_hosts(total)}", "causes": causes}
 
 
-async def _command(connection: Connection, resource: Resource) -> Explanation:
+async def _command(connection: Reads, resource: Resource) -> Explanation:
     if resource["finished_at"] is not None:
         error = (resource["result"] or {}).get("error")
         causes = [cause(error["code"], error["message"], resource["finished_at"])] if error else []

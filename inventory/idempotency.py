@@ -16,7 +16,7 @@ from typing import Any
 from inventory.actor import Actor
 from inventory.db import SQL, Tx, dumps, loads
 from inventory.errors import Invalid, Problem
-from inventory.store import Store
+from inventory.store import Writes
 from inventory.writer import Writer
 
 KEPT = timedelta(hours=24)
@@ -60,7 +60,7 @@ class Answer:
     at: datetime
 
 
-async def once(store: Store, claim: Claim, act: Callable[[Writer], Awaitable[tuple[int, Any]]]) -> Answer:
+async def once(store: Writes, claim: Claim, act: Callable[[Writer], Awaitable[tuple[int, Any]]]) -> Answer:
     """Do `act`, which gives a status and a JSON body, or give the answer that this key has got already.
 
     Raises what `act` raises, and Invalid (422) where the key was used for something else."""
@@ -85,7 +85,7 @@ async def _kept(tx: Tx, claim: Claim) -> Answer:
     return Answer(row["status"], loads(loads(row["body"])), row["created_at"])
 
 
-async def forget(store: Store, now: datetime, most: int = 10_000) -> int:
+async def forget(store: Writes, now: datetime, most: int = 10_000) -> int:
     """Delete answers that are no longer kept, `most` of them; how many there were."""
     async with store.db.acquire() as connection:
         return len(await connection.fetch(SQL["trim_idempotency"], now - KEPT, most))

@@ -6,7 +6,10 @@ its end or the CA has changed. One that is deleted has its certificates revoked,
 a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web (`POST
 /api/v1/integrations`) and by intents.
 
-Source: contract.md sections 2 and 3.
+One with a scope has another class of certificate: it reads the events of its scope, on topics of its own, and the brokers let it read no
+others.
+
+Source: contract.md sections 2 and 3, docs/adr/0027-scopes.md.
 """
 
 import json
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inventory import account_log, certificates, revocation
+from inventory.access import checked_scope
 from inventory.actor import Actor
 from inventory.authority import SERVICE_LIFETIME, Authority
 from inventory.certificates import Issuer
@@ -28,7 +32,7 @@ from inventory.db import SQL, Connection, Database
 from inventory.errors import Conflict, Invalid, NotFound, Problem
 from inventory.ids import new_id
 from inventory.resource import time_text
-from inventory.revocation import INTEGRATION
+from inventory.revocation import INTEGRATION, INTEGRATION_SCOPED
 from inventory.secret_files import write_secret
 
 RESERVED = ("svc-", "host-")
@@ -41,12 +45,14 @@ Write = Literal["none", "signed", "unsigned"]
 
 
 class Request(BaseModel):
-    """The body of `POST /api/v1/integrations`. write: may it publish intents, and has it to sign them."""
+    """The body of `POST /api/v1/integrations`. write: may it publish intents, and has it to sign them. scope: the filter of hosts that all
+    of this is about; empty: every host."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
     write: Write = "none"
+    scope: str = ""
     csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
 
 
@@ -56,31 +62,33 @@ class Integration:
 
     name: str
     write: str
+    scope: str
     key: ec.EllipticCurvePublicKey
 
 
 async def check(db: Database, request: Any) -> dict[str, Any]:
-    """What `create` would let in, {`name`, `write`}, without letting it in. Raises Invalid, Conflict, Unavailable."""
+    """What `create` would let in, {`name`, `write`, `scope`}, without letting it in. Raises Invalid, Conflict, Unavailable."""
     asked = _checked(request)
     key = certificates.requested_key(asked.csr)
     async with db.acquire() as connection:
         row = await connection.fetchrow(SQL["find_integration"], asked.name)
     if row is not None:
         _refuse_other(dict(row), key, asked)
-    return {"name": asked.name, "write": asked.write}
+    return {"name": asked.name, "write": asked.write, "scope": asked.scope}
 
 
 async def create(
     db: Database, authority: Authority, request: Any, *, broker: tuple[str, int], now: datetime, by: Actor = SYSTEM
 ) -> dict[str, Any]:
-    """{`name`, `write`, `certificate`, `ca`, `broker`}. `request`: the decoded JSON body. Raises Invalid, Conflict, Unavailable."""
+    """{`name`, `write`, `scope`, `certificate`, `ca`, `broker`}. `request`: the decoded body. Raises Invalid, Conflict, Unavailable."""
     asked = _checked(request)
     key = certificates.requested_key(asked.csr)
-    issued = authority.issue_integration(asked.csr, asked.name)
+    issued = authority.issue_integration(asked.csr, asked.name, scoped=bool(asked.scope))
     async with db.transaction() as tx:
         id = new_id("intg")
-        row = await tx.raw.fetchrow(SQL["add_integration"], id, asked.name, asked.write, issued.pem, now)
-        shown = {"name": asked.name, "write": asked.write, "serial": issued.serial, "expires_at": time_text(issued.expires_at)}
+        row = await tx.raw.fetchrow(SQL["add_integration"], id, asked.name, asked.write, issued.pem, now, asked.scope)
+        shown = {"name": asked.name, "write": asked.write, "scope": asked.scope, "serial": issued.serial}
+        shown["expires_at"] = time_text(issued.expires_at)
         if row is not None:
             await account_log.record(tx, by, "integration", id, now, after=shown)
         else:
@@ -94,12 +102,13 @@ async def create(
             certificate = issued.pem
             await account_log.record(tx, by, "integration", row["id"], now, before=before, after=shown)
             await tx.raw.execute("UPDATE integrations SET certificate = $2 WHERE name = $1", asked.name, certificate)
-        await revocation.note(tx.raw, certificates.as_issued(certificate), asked.name, INTEGRATION, now)
+        await revocation.note(tx.raw, certificates.as_issued(certificate), asked.name, _unit(asked.scope), now)
         names = await _names(tx.raw)
     write_list(authority.directory, names)
     return {
         "name": asked.name,
         "write": asked.write,
+        "scope": asked.scope,
         "certificate": certificate,
         "ca": authority.ca_pem,
         "broker": {"host": broker[0], "port": broker[1]},
@@ -120,43 +129,55 @@ def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:
 async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: Actor = SYSTEM) -> None:
     """Its certificates are revoked, those before the present one too, and it may no longer speak. Raises NotFound, Unavailable."""
     async with db.transaction() as tx:
-        row = await tx.raw.fetchrow("DELETE FROM integrations WHERE name = $1 RETURNING id, write, certificate", name)
+        row = await tx.raw.fetchrow("DELETE FROM integrations WHERE name = $1 RETURNING id, write, scope, certificate", name)
         if row is None:
             raise NotFound(f"there is no integration {name!r}")
         issued = certificates.as_issued(row["certificate"])
-        before = {"name": name, "write": row["write"], **_shown(row["certificate"])}
+        before = {"name": name, "write": row["write"], "scope": row["scope"], **_shown(row["certificate"])}
         await account_log.record(tx, by, "integration", row["id"], now, before=before)
-        await revocation.note(tx.raw, issued, name, INTEGRATION, now)
+        await revocation.note(tx.raw, issued, name, _unit(row["scope"]), now)
         serials = await tx.raw.fetch("SELECT serial FROM certificate WHERE name = $1 AND starts_with(unit, $2)", name, INTEGRATION)
         await revocation.take_back(tx.raw, db, [row["serial"] for row in serials], now)
         names = await _names(tx.raw)
     write_list(secrets_dir, names)
 
 
-async def _names(connection: Connection) -> list[str]:
-    return [row["name"] for row in await connection.fetch("SELECT name FROM integrations ORDER BY name")]
+async def _names(connection: Connection) -> list[tuple[str, bool]]:
+    """Each, and whether it has a scope."""
+    return [(row["name"], bool(row["scope"])) for row in await connection.fetch("SELECT name, scope FROM integrations ORDER BY name")]
+
+
+async def scopes(db: Database) -> dict[str, str]:
+    """Of those that have one, by name."""
+    async with db.acquire() as connection:
+        rows = await connection.fetch("SELECT name, scope FROM integrations WHERE scope <> '' ORDER BY name")
+    return {row["name"]: row["scope"] for row in rows}
+
+
+def _unit(scope: str) -> str:
+    return INTEGRATION_SCOPED if scope else INTEGRATION
 
 
 def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked: Request) -> None:
-    if public_key(row["certificate"]) != key or row["write"] != asked.write:
+    if public_key(row["certificate"]) != key or (row["write"], row["scope"]) != (asked.write, asked.scope):
         raise Conflict(f"there is an integration named {asked.name} already", errors=(Problem("/name", "is taken"),))
 
 
 async def find(connection: Connection, name: str) -> Integration | None:
     row = await connection.fetchrow(SQL["find_integration"], name)
-    return None if row is None else Integration(row["name"], row["write"], public_key(row["certificate"]))
+    return None if row is None else Integration(row["name"], row["write"], row["scope"], public_key(row["certificate"]))
 
 
 async def list_all(db: Database) -> list[Mapping[str, Any]]:
-    """By name: `kind`, `name`, `write`, `created_at`, and `serial` and `expires_at` of its certificate, times as text."""
+    """By name: `kind`, `name`, `write`, `scope`, `created_at`, and `serial` and `expires_at` of its certificate, times as text."""
     async with db.acquire() as connection:
-        rows = await connection.fetch("SELECT name, write, certificate, created_at FROM integrations ORDER BY name")
+        rows = await connection.fetch("SELECT name, write, scope, certificate, created_at FROM integrations ORDER BY name")
     return [_listed(dict(row)) for row in rows]
 
 
 def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {"kind": "integration", "name": row["name"], "write": row["write"], "created_at": time_text(row["created_at"])}
-    return shown | _shown(row["certificate"])
+    shown = {"kind": "integration"} | {name: row[name] for name in ("name", "write", "scope")}
+    return shown | {"created_at": time_text(row["created_at"])} | _shown(row["certificate"])
 
 
 async def by_another_ca(connection: Connection, issuer: Issuer) -> tuple[str, ...]:
@@ -165,10 +186,10 @@ async def by_another_ca(connection: Connection, issuer: Issuer) -> tuple[str, ..
     return tuple(row["name"] for row in rows if not certificates.issued_by(issuer, row["certificate"]))
 
 
-def write_list(secrets_dir: Path, names: list[str]) -> None:
+def write_list(secrets_dir: Path, names: list[tuple[str, bool]]) -> None:
     """The file that Mosquitto's rules are made of; written where it would change."""
     file = secrets_dir.parent / "broker" / "integrations.json"
-    content = json.dumps([{"name": name, "scoped": False} for name in names]).encode() + b"\n"
+    content = json.dumps([{"name": name, "scoped": scoped} for name, scoped in names]).encode() + b"\n"
     if file.exists() and file.read_bytes() == content:
         return
     file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -192,4 +213,4 @@ def _checked(request: Any) -> Request:
     if asked.name.startswith(RESERVED):
         detail = f"must not begin with {' or '.join(RESERVED)}"
         raise Invalid(f"name: {detail}", errors=(Problem("/name", detail),))
-    return asked
+    return asked.model_copy(update={"scope": checked_scope(asked.scope)})

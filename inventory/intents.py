@@ -107,7 +107,7 @@ class Intents:
         kind = BY_NAME.get(topic.kind)
         if kind is None:
             raise NotFound(f"there is no kind {topic.kind!r}")
-        actor = Actor.integration(who.name)
+        actor = Actor.integration(who.name, who.scope)
         request = f"intent {topic.kind} {topic.id}"
         claim = Claim.of(actor, intent.correlation, request, intent.patch, now, intent.not_after, pointer="/correlation")
 

@@ -1,6 +1,6 @@
 """Reads for people: the fleet in numbers, and lists counted by a field. Called by the dashboard; nothing here is written.
 
-Each function is one statement or few, cheap enough to run at every view of a page.
+Each function is one statement or few, cheap enough to run at every view of a page, over what the reader's `View` holds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from inventory.columns import resolve
-from inventory.db import SQL, Database
+from inventory.db import SQL
 from inventory.filter import compile_filter
 from inventory.kinds import BY_NAME
 from inventory.resource import source
+from inventory.view import View
 
 Counts = list[tuple[str, int]]
 """A value and how many rows have it, most first; an absent value is the empty text."""
@@ -37,14 +38,14 @@ class Fleet:
     pending: int
 
 
-async def fleet(db: Database) -> Fleet:
+async def fleet(db: View) -> Fleet:
     async with db.acquire() as connection:
         row = await connection.fetchrow(SQL["fleet_numbers"])
     assert row is not None, "an aggregate without GROUP BY has one row"
     return Fleet(**dict(row))
 
 
-async def versions(db: Database) -> Mapping[str, Counts]:
+async def versions(db: View) -> Mapping[str, Counts]:
     """`agent_version` and `os_version` of the hosts that have been heard."""
     found: dict[str, Counts] = {"agent_version": [], "os_version": []}
     async with db.acquire() as connection:
@@ -53,7 +54,7 @@ async def versions(db: Database) -> Mapping[str, Counts]:
     return found
 
 
-async def count_by(db: Database, kind: str, filter: str, path: str, now: datetime, *, limit: int = 50) -> Counts:
+async def count_by(db: View, kind: str, filter: str, path: str, now: datetime, *, limit: int = 50) -> Counts:
     """How many resources that match the filter have each value at a path. Raises FilterError."""
     k = BY_NAME[kind]
     predicate, column = compile_filter(k, filter, now=now), resolve(k, path, 1)
@@ -74,7 +75,7 @@ class Narrowing:
 
 
 async def facets(
-    db: Database, kind: str, filter: str, narrowings: Sequence[Narrowing], now: datetime, *, limit: int = 30
+    db: View, kind: str, filter: str, narrowings: Sequence[Narrowing], now: datetime, *, limit: int = 30
 ) -> tuple[int, list[Counts]]:
     """How many resources match the filter and all choices; and for each narrowing the counts of its values among those that match the
     filter and the other choices, so that they show what else could be chosen. One scan serves all. Raises FilterError."""
@@ -97,51 +98,51 @@ async def facets(
     return rows[0]["n"], [[(row["value"], row["n"]) for row in rows if row["facet"] == number] for number in numbers]
 
 
-async def work_of_hosts(db: Database, ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+async def work_of_hosts(db: View, ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
     """By host: `placed`, `pending` and `halted` host-configs. A host without any is absent."""
     return await _by_key(db, "work_of_hosts", "host", list(ids))
 
 
-async def work_of_configs(db: Database, ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+async def work_of_configs(db: View, ids: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
     """By config: `hosts`, `settled`, `halted` and `failing` host-configs. A config on no host is absent."""
     return await _by_key(db, "work_of_configs", "config", list(ids))
 
 
-async def health_of_sites(db: Database) -> Mapping[str | None, Mapping[str, Any]]:
+async def health_of_sites(db: View) -> Mapping[str | None, Mapping[str, Any]]:
     """By site, None for hosts at no site: `hosts`, `online`, `stale`, `offline`, `halted`."""
     async with db.acquire() as connection:
         return {row["site"]: dict(row) for row in await connection.fetch(SQL["health_of_sites"])}
 
 
-async def _by_key(db: Database, statement: str, key: str, ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
+async def _by_key(db: View, statement: str, key: str, ids: list[str]) -> Mapping[str, Mapping[str, Any]]:
     async with db.acquire() as connection:
         return {row[key]: dict(row) for row in await connection.fetch(SQL[statement], ids)}
 
 
-async def things_of_host(db: Database, host: str) -> list[str]:
+async def things_of_host(db: View, host: str) -> list[str]:
     """The ids whose changes tell a host's story."""
     async with db.acquire() as connection:
         return [row["id"] for row in await connection.fetch(SQL["things_of_host"], host)]
 
 
-async def unread(db: Database) -> int:
+async def unread(db: View) -> int:
     """Notifications that nobody has marked read; 1000 stands for any more."""
     async with db.acquire() as connection:
         return int(await connection.fetchval(SQL["unread_notifications"]))
 
 
-async def unread_ids(db: Database, limit: int) -> list[str]:
+async def unread_ids(db: View, limit: int) -> list[str]:
     async with db.acquire() as connection:
         return [row["id"] for row in await connection.fetch(SQL["unread_ids"], limit)]
 
 
-async def waiting_ids(db: Database, limit: int) -> list[str]:
+async def waiting_ids(db: View, limit: int) -> list[str]:
     """Hosts whose devices wait for approval or were refused, who came last first."""
     async with db.acquire() as connection:
         return [row["host"] for row in await connection.fetch(SQL["waiting_ids"], limit)]
 
 
-async def expected_ids(db: Database, limit: int) -> list[str]:
+async def expected_ids(db: View, limit: int) -> list[str]:
     """Hosts that were written down and whose machines have not come yet, the newest first."""
     async with db.acquire() as connection:
         return [row["id"] for row in await connection.fetch(SQL["expected_ids"], limit)]

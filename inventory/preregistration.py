@@ -20,7 +20,7 @@ from inventory.enrollment import host_name
 from inventory.errors import Invalid, InventoryError, Problem
 from inventory.kinds.host import HOST
 from inventory.recognition import serial_key, uuid_key
-from inventory.store import Store
+from inventory.store import Writes
 from inventory.writer import Writer
 
 COLUMNS = ("serial", "uuid", "name", "title", "site", "labels")
@@ -153,7 +153,7 @@ class _Undone(Exception):
     """Takes a dry run back."""
 
 
-async def write(store: Store, lines: Sequence[Line], actor: Actor, *, dry_run: bool = False) -> Registered:
+async def write(store: Writes, lines: Sequence[Line], actor: Actor, *, dry_run: bool = False) -> Registered:
     """Make a host of each that is none yet, approved. Raises Invalid naming lines; then nothing was written."""
     done = Registered()
 
@@ -178,6 +178,9 @@ async def _write(w: Writer, lines: Sequence[Line], actor: Actor, done: Registere
         serial, uuid = serial_key(line.serial), uuid_key(line.uuid)
         spelled = sorted({str(line.serial), serial, serial.upper()}) if serial else []
         there = await w.tx.raw.fetchrow(SQL["recognised_hosts"], serial, uuid, spelled, None)
+        if there is not None and not await w.inside(HOST, there["id"], actor):
+            problems.append(Problem(f"/lines/{line.number}", "is known already, as a host that your role does not hold for"))
+            continue
         if there is not None:
             done.known.append({"line": line.number, "id": there["id"], "name": there["name"]})
             continue

@@ -1,8 +1,9 @@
 """Changes and notifications to MQTT, for other programs: `events/{kind}/{id}` and `notifications/{severity}`.
 
 It follows the change log with a cursor of its own (`mqtt`), so that a dead broker stalls nobody else, and nothing is left out after one:
-the cursor moves when the broker has acknowledged, so what was under way may come twice. Only kinds that say so are published. One replica
-at a time does it, by a session lock; two for a moment would only repeat each other.
+the cursor moves when the broker has acknowledged, so what was under way may come twice. Only kinds that say so are published; a scoped
+integration has the events of its scope on topics of its own (`inventory.seen`). One replica at a time does it, by a session lock; two
+for a moment would only repeat each other.
 
 Called by `inventory.service`. Source: design.md section 5 ("The change log"), contract.md section 3.
 """
@@ -12,15 +13,18 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 
 from broker.messages import MAX_BYTES
 from broker.topics import EventTopic, NotificationTopic, Topics
+from inventory import integrations
 from inventory.authority import utcnow
 from inventory.changes import Change, Tail, load_cursor, save_cursor
 from inventory.db import Connection, Database, dumps
 from inventory.errors import Gone
 from inventory.kinds import BY_NAME
 from inventory.resource import time_text
+from inventory.seen import Seen
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ class Publisher:
 
     async def _deliver(self, changes: Sequence[Change]) -> None:
         """All of them, again from the first one until the broker has taken them together."""
-        messages = [message for change in changes for message in self._messages(change)]
+        messages = [message for change in changes for message in self._messages(change)] + await self._scoped(changes)
         while messages:
             await self._connected()
             told = await asyncio.gather(*(self._publish(topic, payload) for topic, payload in messages), return_exceptions=True)
@@ -100,16 +104,34 @@ class Publisher:
             log.warning("events wait for the broker", extra={"messages": len(messages), "error": str(errors[0])})
             await asyncio.sleep(LOOK_S)
 
+    async def _scoped(self, changes: Sequence[Change]) -> list[tuple[str, bytes]]:
+        """The copies for scoped integrations. Raises Unavailable."""
+        published = [change for change in changes if _is_published(change)]
+        copies = []
+        for name, scope in (await integrations.scopes(self._db)).items() if published else ():
+            for change in await Seen(self._db, scope).of(published):
+                topic = EventTopic(change.kind, change.id, name)
+                copies.append((self._topics.build(topic), self._payload(change)))
+        return copies
+
     def _messages(self, change: Change) -> list[tuple[str, bytes]]:
-        kind = BY_NAME.get(change.kind)
-        if kind is None or not kind.published:
+        if not _is_published(change):
             return []
-        head = {"v": 1, "sent_at": time_text(self._clock())}
-        payload = dumps(head | change.body()).encode()
-        if len(payload) > MAX_BYTES:
-            payload = dumps(head | change.body() | {"resource": None, "too_large": True}).encode()
-        found = [(self._topics.build(EventTopic(change.kind, change.id)), payload)]
+        found = [(self._topics.build(EventTopic(change.kind, change.id)), self._payload(change))]
         if change.kind == "notification" and change.op == "created" and change.resource is not None:
             severity = self._topics.build(NotificationTopic(change.resource["severity"]))
-            found.append((severity, dumps(head | change.resource).encode()))
+            found.append((severity, dumps(self._head() | change.resource).encode()))
         return found
+
+    def _payload(self, change: Change) -> bytes:
+        body = self._head() | change.body()
+        payload = dumps(body).encode()
+        return payload if len(payload) <= MAX_BYTES else dumps(body | {"resource": None, "too_large": True}).encode()
+
+    def _head(self) -> dict[str, Any]:
+        return {"v": 1, "sent_at": time_text(self._clock())}
+
+
+def _is_published(change: Change) -> bool:
+    kind = BY_NAME.get(change.kind)
+    return kind is not None and kind.published

@@ -49,6 +49,45 @@ SELECT * FROM changes
 WHERE position <= $1 AND ($2::text[] IS NULL OR kind = ANY ($2)) AND ($3::text[] IS NULL OR resource_id = ANY ($3))
 ORDER BY position DESC LIMIT $4;
 
+-- name: newest_changes_within
+-- Likewise of those that a scope may let be seen: of what is inside now, what may have left it, and what is of no host. Its condition on
+-- `host` goes in, with parameters from $8 on. $1 up to, $2 kinds or NULL, $3 resource ids or NULL, $4 how many at most, $5 kinds that
+-- are of no host, $6 the kind of hosts, $7 members that a scope can ask for
+SELECT * FROM changes
+WHERE position <= $1 AND ($2::text[] IS NULL OR kind = ANY ($2)) AND ($3::text[] IS NULL OR resource_id = ANY ($3) OR kind = $6)
+  AND ((host IS NULL AND kind = ANY ($5::text[])) OR {inside} OR (kind = $6::text AND (op = 'deleted' OR EXISTS (
+         SELECT 1 FROM jsonb_array_elements_text(changed) AS path WHERE split_part(path, '.', 1) = ANY ($7::text[])))) OR op = 'deleted')
+ORDER BY position DESC LIMIT $4;
+
+-- name: ends_of_hosts
+-- How hosts that are gone were at their end, as JSON; NULL where the log no longer knows. $1 their ids
+SELECT g.id, coalesce(
+    (SELECT before FROM changes_in WHERE resource_id = g.id AND kind = 'host' AND op = 'deleted' ORDER BY id DESC LIMIT 1),
+    (SELECT before FROM changes WHERE resource_id = g.id AND kind = 'host' AND op = 'deleted' ORDER BY position DESC LIMIT 1)) AS state
+FROM unnest($1::text[]) AS g (id);
+
+-- name: states_before
+-- How hosts stood at positions: as they were before the next change of theirs, also one that still waits for its position; NULL where there
+-- is none. $1 the hosts, $2 the positions
+SELECT coalesce(
+    (SELECT coalesce(resource, '{}') || before FROM changes
+     WHERE resource_id = a.host AND kind = 'host' AND op <> 'created' AND position > a.position ORDER BY position LIMIT 1),
+    (SELECT coalesce(resource, '{}') || before FROM changes_in
+     WHERE resource_id = a.host AND kind = 'host' AND op <> 'created' ORDER BY id LIMIT 1)) AS state
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS a (host, position, n) ORDER BY a.n;
+
+-- name: states_within
+-- Which states of hosts a scope holds; its condition on a host's row and labels goes in, with parameters from $3 on. $1 numbers of the
+-- states, $2 the states as JSON
+SELECT s.n FROM unnest($1::int[], $2::text[]) AS s (n, state)
+CROSS JOIN LATERAL jsonb_populate_record(NULL::host, s.state::jsonb) AS r
+CROSS JOIN LATERAL (SELECT s.state::jsonb -> 'effective_labels' AS labels) AS hl
+WHERE {within};
+
+-- name: deleted_of_hosts
+-- What hung on hosts and has been deleted since. $1 hosts, $2 after this position, $3 the kind of hosts
+SELECT kind, resource_id, host, before FROM changes WHERE position > $2 AND host = ANY ($1::text[]) AND op = 'deleted' AND kind <> $3;
+
 -- name: log_ends
 -- Where the log begins and ends, as the relay knows it and as the rows have it, in one snapshot.
 SELECT position, hash, floor, (SELECT min(position) FROM changes) AS lowest, (SELECT max(position) FROM changes) AS highest FROM relay;
@@ -917,7 +956,7 @@ UPDATE ingest_lease SET subscribed_since = CASE WHEN $3 THEN now() END WHERE own
 
 -- name: find_integration
 -- $1 name
-SELECT id, name, write, certificate FROM integrations WHERE name = $1;
+SELECT id, name, write, scope, certificate FROM integrations WHERE name = $1;
 
 ------------------------------------------------------------------------------------------------------------------ dashboard
 
@@ -978,9 +1017,9 @@ SELECT count(*) FROM (SELECT 1 FROM notification WHERE read_at IS NULL LIMIT 100
 SELECT id FROM notification WHERE read_at IS NULL ORDER BY created_at LIMIT $1;
 
 -- name: add_integration
--- Nothing where the name is taken. $1 id, $2 name, $3 write, $4 certificate (PEM), $5 now
-INSERT INTO integrations (id, name, write, certificate, created_at) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (name) DO NOTHING RETURNING id, name, write, certificate;
+-- Nothing where the name is taken. $1 id, $2 name, $3 write, $4 certificate (PEM), $5 now, $6 scope
+INSERT INTO integrations (id, name, write, certificate, created_at, scope) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (name) DO NOTHING RETURNING id, name, write, scope, certificate;
 
 -------------------------------------------------------------------------------------------------------------------- explain
 

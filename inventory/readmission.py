@@ -15,7 +15,7 @@ from inventory.authority import Authority
 from inventory.db import SQL, Database
 from inventory.errors import Forbidden, Invalid, Problem
 from inventory.renewal import GRACE, Renewals
-from inventory.store import Store
+from inventory.store import Writes
 
 REFUSED = "there is no such device, it has been revoked, or the request is not by it: enroll it anew with a new token"
 """One text for all, so that a guess learns nothing."""
@@ -24,7 +24,7 @@ REFUSED = "there is no such device, it has been revoked, or the request is not b
 class Readmission:
     """`grace`: how long after its end a certificate can be replaced."""
 
-    def __init__(self, db: Database, store: Store, authority: Authority, topics: Topics, grace: timedelta = GRACE) -> None:
+    def __init__(self, db: Database, store: Writes, authority: Authority, topics: Topics, grace: timedelta = GRACE) -> None:
         self._db, self._store, self._authority, self._topics = db, store, authority, topics
         self._renewals = Renewals(store, authority, grace)
 

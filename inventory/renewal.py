@@ -29,7 +29,7 @@ from inventory.db import SQL, dumps, loads
 from inventory.errors import Invalid
 from inventory.memory import Recently
 from inventory.retention import duration
-from inventory.store import Store
+from inventory.store import Writes
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,9 @@ def grace_of(environment: Mapping[str, str]) -> timedelta:
 class Renewals:
     """Answers requests. `grace`: how long after its end a certificate can be replaced; `mono`: a monotonic clock, in seconds."""
 
-    def __init__(self, store: Store, authority: Authority, grace: timedelta = GRACE, *, mono: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Writes, authority: Authority, grace: timedelta = GRACE, *, mono: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store, self._authority, self._grace, self._mono = store, authority, grace, mono
         self._told = Recently(TELL_AGAIN_S)
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SYSTEM = Actor.system()
 SERVICE = "service"
 INTEGRATION = "integration"
+INTEGRATION_SCOPED = "integration-scoped"
 
 
 async def note(connection: Connection, issued: Issued, name: str, unit: str, now: datetime) -> None:

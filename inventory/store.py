@@ -1,7 +1,8 @@
-"""The store: the one way to read and write resources. Every write is a row and its change in one transaction.
+"""The store: the one way to write resources, and a way to read all of them. Every write is a row and its change in one transaction.
 
 It validates, resolves and locks (`inventory.writer`), commits, and hands back the resource as everybody sees it. It knows nothing of
-HTTP or MQTT. Who calls it: web (users), ingest (devices), managers, intents.
+HTTP or MQTT. Who calls it: web (users), ingest (devices), managers, intents. What people read comes through `inventory.view` instead, which
+shows each of them what their scope holds; so the web process is given `Writes`.
 
 Source: design.md section 5.
 """
@@ -10,8 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import asyncpg
@@ -19,18 +19,17 @@ import asyncpg
 from inventory import bulk
 from inventory.actor import Actor
 from inventory.bulk import BulkWriter
-from inventory.db import SQL, Connection, Database
-from inventory.errors import NotFound
-from inventory.filter import compile_filter, compile_order
+from inventory.db import SQL, Database
 from inventory.kind import Kind
 from inventory.kinds import BY_NAME
-from inventory.listing import ListQuery, count_query, page_query
+from inventory.listing import ListQuery
 from inventory.metrics import METER, RETRIES
-from inventory.resource import Resource, from_row, select_list, source
+from inventory.resource import Resource
 from inventory.validate import Values
+from inventory.view import Page, View, read_one, utcnow
 from inventory.writer import RELABEL_BATCH, Lease, Writer
 
-__all__ = ["Lease", "ListQuery", "Page", "Store"]
+__all__ = ["Lease", "ListQuery", "Page", "Store", "Writes", "read_one", "utcnow"]
 
 log = logging.getLogger(__name__)
 
@@ -48,56 +47,12 @@ class _DryRun(Exception):
         self.result = result
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a list. `position`: where to watch from, so that nothing is missed after this list. `total`: where it was asked for."""
-
-    items: list[Resource]
-    next_page_token: str
-    position: int
-    total: int | None = None
-
-
-def utcnow() -> datetime:
-    return datetime.now(UTC)
-
-
-class Store:
-    """Reads and writes resources. `ref` is an id or a name; `kind` a kind's name."""
+class Writes:
+    """Writes resources. `ref` is an id or a name; `kind` a kind's name."""
 
     def __init__(self, db: Database, clock: Callable[[], datetime] = utcnow) -> None:
         self.db = db
         self.clock = clock
-
-    # --- reads ----------------------------------------------------------------------------------------------------------------
-
-    async def get(self, kind: str, ref: str) -> Resource:
-        """Raises NotFound."""
-        async with self.db.acquire() as connection:
-            return await read_one(connection, BY_NAME[kind], ref)
-
-    async def read_many(self, kind: str, ids: Iterable[str]) -> dict[str, Resource]:
-        """Those of the ids that exist."""
-        k = BY_NAME[kind]
-        async with self.db.acquire() as connection:
-            rows = await connection.fetch(
-                f"SELECT {select_list(k, single=False)} FROM {source(k)} WHERE r.id = ANY ($1::text[]) ORDER BY r.id", list(ids)
-            )
-        return {row["id"]: from_row(k, row) for row in rows}
-
-    async def list(self, kind: str, query: ListQuery) -> Page:
-        """A page, from one snapshot with its position. Raises BadRequest for a filter, order or page token that can't be understood."""
-        k = BY_NAME[kind]
-        predicate = compile_filter(k, query.filter, now=self.clock())
-        order = compile_order(k, query.order_by)
-        page = page_query(k, predicate, order, query, select=select_list(k, single=False), source=source(k))
-        async with self.db.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            rows = await connection.fetch(page.sql, *page.params)
-            position = await connection.fetchval("SELECT position FROM relay")
-            total = await connection.fetchval(count_query(predicate, source=source(k)), *predicate.params) if query.count else None
-        kept, token = page.split(rows)
-        items = [_pick(from_row(k, row), query.fields) for row in kept]
-        return Page(items, token, position, total)
 
     # --- writes that users ask for --------------------------------------------------------------------------------------------
 
@@ -207,20 +162,22 @@ class Store:
         raise AssertionError("unreachable")
 
 
-async def read_one(connection: Connection, kind: Kind, ref: str) -> Resource:
-    """The resource by id or name, also within a transaction that has just written it. Raises NotFound."""
-    row = await connection.fetchrow(
-        f"SELECT {select_list(kind, single=True)} FROM {source(kind)} WHERE r.id = $1 OR r.name = $1 ORDER BY r.id = $1 DESC LIMIT 1", ref
-    )
-    if row is None:
-        raise NotFound(f"there is no {kind.name} {ref!r}")
-    return from_row(kind, row)
+class Store(Writes):
+    """Besides, reads resources, whoever's they are."""
+
+    async def get(self, kind: str, ref: str) -> Resource:
+        """Raises NotFound."""
+        return await View(self.db, clock=self.clock).get(kind, ref)
+
+    async def read_many(self, kind: str, ids: Iterable[str]) -> dict[str, Resource]:
+        """Those of the ids that exist."""
+        return await View(self.db, clock=self.clock).read_many(kind, ids)
+
+    async def list(self, kind: str, query: ListQuery) -> Page:
+        """As `View.list`."""
+        return await View(self.db, clock=self.clock).list(kind, query)
 
 
 def _there(resource: Resource | None) -> Resource:
     assert resource is not None, "only a delete gives nothing"
     return resource
-
-
-def _pick(resource: Resource, fields: Sequence[str]) -> Resource:
-    return {name: resource[name] for name in fields if name in resource} if fields else resource

@@ -324,7 +324,7 @@ class User(Model):
 
     `password_expires_at`: set while the password is one that an administrator handed out, to be used once until then. `totp_secret`:
     sealed (`inventory.second_factor`), in force since `totp_since`; `totp_step`: the last step whose code was used. `scope`: the filter of
-    hosts that the role holds for, empty for all; nothing sets it yet."""
+    hosts that the role holds for, empty for all."""
 
     id = CharField(max_length=64, primary_key=True)
     name = CharField(max_length=253, unique=True)
@@ -405,11 +405,12 @@ class ApiToken(Model):
 
 
 class Integration(Model):
-    """Another program, with a certificate of its own. `write`: none, signed or unsigned."""
+    """Another program, with a certificate of its own. `write`: none, signed or unsigned; `scope` as of a user."""
 
     id = CharField(max_length=64, primary_key=True)
     name = CharField(max_length=64, unique=True)
     write = CharField(max_length=16)
+    scope = TextField(default="", db_default="")
     certificate = TextField()
     created_at = DatetimeField()
 

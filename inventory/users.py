@@ -4,8 +4,8 @@ Nobody chooses another's password: an administrator gets a one-time one to hand 
 installation always keeps somebody who can administer it: an administrator with a password of their own who is not disabled; whatever would
 take the last one is refused. Whoever loses rights loses them at once, and disabling, resetting and deleting end all sessions.
 
-Each write is given a transaction and records itself for the audit there. Roles may later hold for a part of the fleet only: `scope` is
-where that goes (`inventory.tables.User`). Called by the web process, after `inventory.access.check`.
+Each write is given a transaction and records itself for the audit there. A role with a `scope` holds for the hosts of that filter only, and
+whoever has one administers nobody (`inventory.access`). Called by the web process, after `inventory.access.check`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from inventory import account_log, accounts, passwords, sessions
-from inventory.access import ROLES
+from inventory.access import ROLES, checked_scope
 from inventory.actor import Actor
 from inventory.bodies import Body, read
 from inventory.db import Database, Tx
@@ -40,6 +40,7 @@ class Made(Body):
     name: Annotated[str, Field(pattern=NAME, description=NAME_WORDS)]
     role: Role = "viewer"
     title: Title = ""
+    scope: str = ""
 
 
 class Change(Body):
@@ -48,6 +49,7 @@ class Change(Body):
     role: Role | None = None
     title: Title | None = None
     disabled: bool | None = None
+    scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def view(user: User) -> Resource:
         "name": user.name,
         "title": user.title,
         "role": user.role,
+        "scope": user.scope,
         "source": "local" if user.issuer is None else user.issuer,
         "disabled": user.disabled_at is not None,
         "must_change_password": user.password_expires_at is not None,
@@ -107,10 +110,11 @@ async def locked(tx: Tx, ref: str) -> User:
 async def create(tx: Tx, actor: Actor, body: Any, hashed: str, now: datetime) -> Resource:
     """hashed: of the one-time password. Raises Invalid, Conflict."""
     made = read(Made, body)
+    scope = checked_scope(made.scope)
     await alone(tx)
     if await User.filter(name=made.name).using_db(tx.client).exists():
         raise _taken(made.name)
-    user = User(id=new_id("user"), name=made.name, role=made.role, title=made.title, created_at=now)
+    user = User(id=new_id("user"), name=made.name, role=made.role, title=made.title, scope=scope, created_at=now)
     _one_time(user, hashed, now)
     return await _added(tx, actor, user, now)
 
@@ -124,19 +128,21 @@ async def _added(tx: Tx, actor: Actor, user: User, now: datetime) -> Resource:
 async def change(tx: Tx, actor: Actor, ref: str, patch: Any, now: datetime) -> Resource:
     """Raises NotFound, Invalid, Conflict."""
     wanted = read(Change, patch)
+    scope = None if wanted.scope is None else checked_scope(wanted.scope)
     await alone(tx)
     user = await locked(tx, ref)
     before = view(user)
     if wanted.role is not None and wanted.role != user.role and user.issuer is not None:
         words = "comes from the identity provider at each sign-in; change it there"
         raise Invalid(f"role: {words}", errors=(Problem("/role", words),))
-    if (wanted.role not in (None, "admin") or wanted.disabled) and _administers(user):
+    if (wanted.role not in (None, "admin") or wanted.disabled or scope) and _administers(user):
         await _keep_an_administrator(tx, user)
     user.role = wanted.role or user.role
+    user.scope = user.scope if scope is None else scope
     user.title = user.title if wanted.title is None else wanted.title
     if wanted.disabled is not None and wanted.disabled != (user.disabled_at is not None):
         user.disabled_at = now if wanted.disabled else None
-    await user.save(using_db=tx.client, update_fields=["role", "title", "disabled_at"])
+    await user.save(using_db=tx.client, update_fields=["role", "scope", "title", "disabled_at"])
     await account_log.record(tx, actor, "user", user.id, now, before=before, after=view(user))
     if user.disabled_at is not None:
         await sessions.end_all(tx, actor, user.id, now)
@@ -208,7 +214,9 @@ def _one_time(user: User, hashed: str, now: datetime) -> None:
 
 def _administers(user: User) -> bool:
     """Counts as somebody who can administer, whatever becomes of an identity provider or of a password on a slip of paper."""
-    return user.role == ROLES[-1] and user.disabled_at is None and bool(user.password) and user.password_expires_at is None
+    return (
+        user.role == ROLES[-1] and not user.scope and user.disabled_at is None and bool(user.password) and user.password_expires_at is None
+    )
 
 
 async def alone(tx: Tx) -> None:
@@ -219,7 +227,9 @@ async def alone(tx: Tx) -> None:
 async def _keep_an_administrator(tx: Tx, leaving: User) -> None:
     """Raises Conflict where there is no other."""
     others = (
-        User.filter(role=ROLES[-1], disabled_at__isnull=True, password_expires_at__isnull=True).exclude(id=leaving.id).exclude(password="")
+        User.filter(role=ROLES[-1], scope="", disabled_at__isnull=True, password_expires_at__isnull=True)
+        .exclude(id=leaving.id)
+        .exclude(password="")
     )
     if not await others.using_db(tx.client).exists():
         raise Conflict(

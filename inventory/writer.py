@@ -14,7 +14,7 @@ from typing import Any
 
 from tortoise.exceptions import IntegrityError
 
-from inventory import labels
+from inventory import access, labels
 from inventory.actor import Actor
 from inventory.changes import Draft, append
 from inventory.db import Tx, dumps
@@ -23,6 +23,7 @@ from inventory.filter import FilterError, compile_filter
 from inventory.ids import new_id
 from inventory.kind import Kind, Scalar, Uses
 from inventory.kinds import BY_NAME, KINDS, ROWS
+from inventory.kinds.host import HOST
 from inventory.resource import Resource, changed_paths, column, from_row, logged, source, time_text
 from inventory.rows import ResourceRow
 from inventory.validate import Values, create_values, patch_values
@@ -71,23 +72,26 @@ class Writer:
         """A new resource from a user's body; its id. `extra`: columns beside it that are not the user's.
 
         Raises Invalid, Forbidden, Conflict (name taken)."""
+        _check_reach(kind, actor)
         if actor.creates_as not in kind.creators and actor.type != "system":
             raise Forbidden(f"a {kind.name} is made by {' or '.join(sorted(kind.creators))}, not by a {actor.type}")
         values = create_values(kind, body, actor)
-        await self._resolve_references(kind, values)
+        await self._resolve_references(kind, values, actor)
         self._check_selectors(kind, values)
-        return await self._insert(kind, values | (extra or {}), actor)
+        id = await self._insert(kind, values | (extra or {}), actor)
+        await self._check_inside(kind, id, actor)
+        return id
 
     async def patch(self, kind: Kind, ref: str, patch: Any, actor: Actor, if_match: int | None) -> str:
-        """Merge a user's patch into a resource; its id. Nothing is written when nothing differs."""
-        current = await self.load(kind, ref, if_match)
+        """Merge a user's patch into a resource; its id. Nothing is written when nothing differs, nor what would put it out of sight."""
+        current = await self._load_for(kind, ref, actor, if_match)
         values = patch_values(kind, current, patch, actor)
         if not values:
             return str(current["id"])
         if current["deleted_at"] is not None:
             raise Conflict(f"{kind.name} {current['name']} is being deleted")
         self._check_transition(kind, current, values)
-        await self._resolve_references(kind, values, current["id"])
+        await self._resolve_references(kind, values, actor, current["id"])
         # A reference given by name differs from the id that is kept, until it is resolved.
         values = {name: value for name, value in values.items() if not _same(current.get(name), value)}
         if not values:
@@ -95,14 +99,16 @@ class Writer:
         self._check_selectors(kind, values)
         if kind.states and kind.states.removal and values.get("desired_state") == kind.states.removal:
             values["deleted_at"] = self.at
+        await self._check_replaced(kind, current | values, values, actor)
         await self._update(kind, current, values, actor)
+        await self._check_inside(kind, current["id"], actor)
         return str(current["id"])
 
     async def delete(self, kind: Kind, ref: str, actor: Actor, if_match: int | None, force: bool) -> str | None:
         """Delete, or begin to: None when the row is gone, else the id of the resource that waits for its manager.
 
         Raises Conflict naming the users of what is used, Forbidden for what is not a user's to delete."""
-        current = await self.load(kind, ref, if_match)
+        current = await self._load_for(kind, ref, actor, if_match)
         if not kind.deletable_by_user and not force:
             raise Forbidden(f"a {kind.name} goes by itself, with what it belongs to; force=true drops the row all the same")
         await self._refuse_used(kind, current)
@@ -121,7 +127,7 @@ class Writer:
         """Say that what has halted is to be tried again; for a config or host, all of its host-configs that are in error."""
         if "retry" not in kind.verbs:
             raise Conflict(f"a {kind.name} is not reconciled, so there is nothing to retry")
-        current = await self.load(kind, ref, if_match)
+        current = await self._load_for(kind, ref, actor, if_match)
         await self._retry_one(kind, current, actor)
         if kind.name in ("config", "host"):
             target = BY_NAME["host-config"]
@@ -193,9 +199,17 @@ class Writer:
         if row is None:
             raise NotFound(f"there is no {kind.name} {ref!r}")
         current = from_row(kind, row, hidden=True)
-        if if_match is not None and current["version"] != if_match:
-            asked = f"not {if_match}" if if_match else "which If-Match does not name"
-            raise PreconditionFailed(f"{kind.name} {current['name']} is at version {current['version']}, {asked}: read it again")
+        _check_version(kind, current, if_match)
+        return current
+
+    async def _load_for(self, kind: Kind, ref: str, actor: Actor, if_match: int | None) -> Resource:
+        """Likewise, of what lies within the actor's scope: what lies outside is not there. It is asked once the row is locked, when nobody
+        can change what decides it. Raises Forbidden besides, for kinds that reach beyond any scope."""
+        _check_reach(kind, actor)
+        current = await self.load(kind, ref)
+        if not await self.inside(kind, current["id"], actor):
+            raise NotFound(f"there is no {kind.name} {ref!r}")
+        _check_version(kind, current, if_match)
         return current
 
     async def _read(self, kind: Kind, ids: Iterable[str], *, lock: bool = False) -> list[Resource]:
@@ -282,6 +296,27 @@ class Writer:
 
     # --- checks that need the database ----------------------------------------------------------------------------------------
 
+    async def inside(self, kind: Kind, id: str, actor: Actor) -> bool:
+        """Whether a row lies within the actor's scope, as this transaction has left it."""
+        if not actor.scope:
+            return True
+        predicate = access.seen(kind, actor.scope, start=2)
+        sql = f"SELECT EXISTS (SELECT 1 FROM {source(kind)} WHERE r.id = $1 AND ({predicate.sql}))"
+        return bool(await self.tx.raw.fetchval(sql, id, *predicate.params))
+
+    async def _check_inside(self, kind: Kind, id: str, actor: Actor) -> None:
+        """Raises Forbidden, which undoes the write that has put it outside."""
+        if not await self.inside(kind, id, actor):
+            raise access.outside(actor, kind)
+
+    async def _check_replaced(self, kind: Kind, wanted: Values, values: Values, actor: Actor) -> None:
+        """A device that is let in becomes the host that it replaces: that has to be the actor's to give, too."""
+        replaced = wanted.get("replaces") if kind is HOST and "desired_state" in values else None
+        if replaced is not None and not await self.inside(kind, replaced, actor):
+            raise Forbidden(
+                f"host {wanted['name']} replaces one that your role does not hold for: set replaces to null, or ask somebody else"
+            )
+
     async def _free_name(self, kind: Kind, wanted: str) -> str:
         """The name itself, or with the lowest free `-2`, `-3`, ... behind it. Two writers who want the same name wait for each other."""
         await self.tx.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{kind.name} {wanted}")
@@ -307,8 +342,9 @@ class Writer:
                     raise Conflict(f"{field.name}: {words}", errors=(Problem(f"/{field.name}", words),)) from error
             raise Conflict(f"{kind.name} {name}: {error}") from error
 
-    async def _resolve_references(self, kind: Kind, values: Values, id: str = "") -> None:
-        """Names to ids; the targets are locked against deletion until the commit. Raises Invalid where there is no such thing."""
+    async def _resolve_references(self, kind: Kind, values: Values, actor: Actor, id: str = "") -> None:
+        """Names to ids; the targets are locked against deletion until the commit. Raises Invalid where there is no such thing, or none that
+        the actor sees."""
         for field, reference in kind.references:
             wanted = values.get(field.name)
             if wanted is None:
@@ -318,7 +354,7 @@ class Writer:
                 f'SELECT id, deleted_at FROM "{target.table}" WHERE id = $1 OR name = $1 ORDER BY id = $1 DESC LIMIT 1 FOR KEY SHARE',
                 wanted,
             )
-            if row is None or row["deleted_at"] is not None:
+            if row is None or row["deleted_at"] is not None or not await self.inside(target, row["id"], actor):
                 raise Invalid(
                     f"{field.name}: there is no {target.name} {wanted!r}",
                     errors=(Problem(f"/{field.name}", f"there is no {target.name} {wanted!r}"),),
@@ -382,6 +418,18 @@ class Writer:
             if rows:
                 found.append((owned_kind, [row["id"] for row in rows]))
         return found
+
+
+def _check_reach(kind: Kind, actor: Actor) -> None:
+    """Raises Forbidden for a kind that is of no host, to whoever's rights hold for some hosts only."""
+    if not kind.has_host:
+        access.check_whole(actor, f"a {kind.name}")
+
+
+def _check_version(kind: Kind, current: Resource, if_match: int | None) -> None:
+    if if_match is not None and current["version"] != if_match:
+        asked = f"not {if_match}" if if_match else "which If-Match does not name"
+        raise PreconditionFailed(f"{kind.name} {current['name']} is at version {current['version']}, {asked}: read it again")
 
 
 def _write_list(kind: Kind) -> str:

@@ -22,7 +22,7 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.errors import Unavailable
 from inventory.readmission import Readmission
-from inventory.store import Store
+from inventory.store import Writes
 from inventory.telemetry import Publisher, process_name
 from web import admission, bodies, headers, operations, pages, problems, provider_sign_in, signin
 from web.api import account, api_tokens, audit, certificates, enrollment, events, integrations, meta, resources, sessions, users
@@ -32,6 +32,7 @@ from web.gate import Gate
 from web.hub import Hub
 from web.identity import csrf_token
 from web.providers import ProviderClient
+from web.scoped_streams import Lenses
 from web.services import Services, install
 from web.settings import Settings
 from web.standing import Standing
@@ -91,11 +92,12 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     db = await Database.open(settings.database, application="fleetward-web", pool_size=settings.pool_size)
     hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
     authority = None if settings.secrets is None else Authority(settings.secrets)
-    store, topics = Store(db), Topics(settings.topic_root)
+    store, topics = Writes(db), Topics(settings.topic_root)
     readmission = None if authority is None else Readmission(db, store, authority, topics, settings.grace)
     services = Services(
         *(settings, db, store, hub, authority, readmission, session_key(settings.secrets)),
         gate=Gate(waiting_most=settings.requests_waiting),
+        lenses=Lenses(db),
         shelf=Shelf(settings.wheels),
         standing=Standing(db, settings.session_idle, hub.wake, settings.stream_recheck_s),
         provider=None if settings.provider is None else ProviderClient(settings.provider),
@@ -113,7 +115,7 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
         await db.close()
 
 
-async def _tidy(store: Store) -> None:
+async def _tidy(store: Writes) -> None:
     while True:
         try:
             await idempotency.forget(store, datetime.now(UTC))

@@ -4,7 +4,8 @@ The hub follows the log with a single `Tail` and keeps the last `backlog` publis
 reads the database until it stands within the backlog, then waits with all the others. So a follower that reads slowly costs no memory;
 one that falls out of the backlog is told `Cut` and comes back to the database with its position, and nobody is held up by anybody.
 
-It is not a filter of who may see what, and it keeps nothing across a restart: positions do. Called by the event stream and by pages.
+It is not a filter of who may see what (`inventory.seen` is), and it keeps nothing across a restart: positions do. Called by the event
+stream and by pages.
 
     async for news in hub.follow(after=position, wanted=Wanted(kinds={"host"})):
         match news:
@@ -46,7 +47,11 @@ class Entry:
 
     @classmethod
     def of(cls, change: Change) -> "Entry":
-        return cls(change, b"id: %d\nevent: change\ndata: %s\n\n" % (change.position, json.encode(change.body())))
+        return cls(change, b"id: %d\n%s" % (change.position, cls.without_id(change)))
+
+    @staticmethod
+    def without_id(change: Change) -> bytes:
+        return b"event: change\ndata: %s\n\n" % json.encode(change.body())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Who is asking: a bearer token, or a browser's session; and whether they may.
 
 Routes and pages call `require` (raises 401 or 403) or `identify` (None for a stranger, so that a page can send them to sign in); after
-either, `current_actor` is the one to hand to the store. A request that changes something and was recognised by its cookie must bring
-the session's CSRF token, in the header `X-CSRF-Token` or the form field `csrf_token`; a browser sends cookies for other sites' pages
-too, headers it does not. Tokens are looked up at each request, so that revoking one works at once.
+either, `current_actor` is the one to hand to the store, and `view` what reads go through.
+
+A request that changes something and was recognised by its cookie must bring the session's CSRF token, in the header `X-CSRF-Token` or the
+form field `csrf_token`; a browser sends cookies for other sites' pages too, headers it does not. Tokens are looked up at each request,
+so that revoking one works at once.
 
 Source: contract.md section 5; OWASP CSRF Prevention Cheat Sheet (synchronizer token).
 """
@@ -21,6 +23,8 @@ from inventory.access import Action
 from inventory.accounts import Account
 from inventory.actor import Actor
 from inventory.errors import Forbidden
+from inventory.seen import Seen
+from inventory.view import View
 from web.problems import PasswordToBeChanged, Unauthenticated
 from web.services import services
 from web.standing import Held
@@ -155,15 +159,31 @@ def held() -> Held:
 
 def current_actor() -> Actor:
     """The actor of this request, for the store. Only after `require` or `identify` has recognised somebody."""
+    return _actor(_known())
+
+
+def _known() -> Identity:
     identity = cast(Identity | None, g.get("identity"))
     if identity is None:
         raise Unauthenticated("sign in first")
-    return _actor(identity)
+    return identity
 
 
 def _actor(identity: Identity) -> Actor:
     made = Actor.token if identity.account.type == "token" else Actor.user
-    return made(identity.name, identity.role, remote_address())
+    return made(identity.name, identity.role, remote_address(), identity.account.scope)
+
+
+def view() -> View:
+    """What this request may read: every read of resources in `web` comes from here. Only after `require` or `identify` has recognised
+    somebody."""
+    here = services()
+    return View(here.db, _known().account.scope, here.store.clock)
+
+
+def seen() -> Seen:
+    """Likewise of the change log."""
+    return Seen(services().db, _known().account.scope)
 
 
 def csrf_token() -> str:

@@ -112,6 +112,7 @@ _TIME: Schema = {"type": "string", "format": "date-time"}
 _MAYBE: Schema = {"anyOf": [_TIME, {"type": "null"}]}
 _ROLE: Schema = {"type": "string", "enum": list(ROLES)}
 _NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9._@+-]{0,251}[a-z0-9])?$"}
+_SCOPE: Schema = {"type": "string", "maxLength": 8192, "description": "The filter of hosts that the role holds for; empty: all."}
 _TITLE: Schema = {"type": "string", "maxLength": 256, "pattern": "^[^\\x00-\\x1f]*$"}
 
 _USER: dict[str, Schema] = {
@@ -120,6 +121,7 @@ _USER: dict[str, Schema] = {
     "name": _TEXT,
     "title": _TEXT,
     "role": _ROLE,
+    "scope": _SCOPE,
     "source": {"type": "string", "description": "`local`, or the issuer that signs them in."},
     "disabled": _FLAG,
     "must_change_password": _FLAG,
@@ -134,6 +136,7 @@ _TOKEN: dict[str, Schema] = {
     "kind": {"const": "api-token"},
     "name": _TEXT,
     "role": _ROLE,
+    "scope": _SCOPE,
     "created_by": _TEXT,
     "created_at": _TIME,
     "expires_at": _MAYBE,
@@ -173,15 +176,22 @@ ACCOUNT_SCHEMAS: dict[str, Schema] = {
     "User": _object("Somebody who may sign in.", _USER),
     "UserPage": _page("User"),
     "UserIssued": _issued("User", "password"),
-    "UserCreate": _object("What makes a user.", {"name": _NAME, "role": _ROLE, "title": _TITLE}, ["name"], closed=True),
-    "UserPatch": _object("What to change of a user.", {"role": _ROLE, "title": _TITLE, "disabled": _FLAG}, [], closed=True),
+    "UserCreate": _object("What makes a user.", {"name": _NAME, "role": _ROLE, "title": _TITLE, "scope": _SCOPE}, ["name"], closed=True),
+    "UserPatch": _object(
+        "What to change of a user.", {"role": _ROLE, "title": _TITLE, "disabled": _FLAG, "scope": _SCOPE}, [], closed=True
+    ),
     "Account": _object("Oneself.", {**_USER, "recovery_codes_left": {"type": "integer", "format": "int64"}}),
     "ApiToken": _object("A bearer token, without its secret.", _TOKEN),
     "ApiTokenPage": _page("ApiToken"),
     "ApiTokenIssued": _issued("ApiToken", "token"),
     "ApiTokenCreate": _object(
         "What makes a token. `expires_at` absent: in 90 days; null: it does not end by itself.",
-        {"name": {"type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?$"}, "role": _ROLE, "expires_at": _MAYBE},
+        {
+            "name": {"type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?$"},
+            "role": _ROLE,
+            "scope": _SCOPE,
+            "expires_at": _MAYBE,
+        },
         ["name"],
         closed=True,
     ),

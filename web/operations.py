@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 from quart import Blueprint, Quart, Response, g, request
 
-from inventory import metrics, schema, telemetry
+from inventory import access, metrics, schema, telemetry
 from inventory.access import Action
 from inventory.errors import Unavailable
 from inventory.metrics import METER
 from web import json
-from web.identity import is_local, require
+from web.identity import current_actor, is_local, require
 from web.services import Services, services
 
 blueprint = Blueprint("operations", __name__)
@@ -60,6 +60,7 @@ async def _checks() -> dict[str, str]:
 async def scrape() -> Response:
     if not is_local():
         await require(Action.READ)
+        access.check_whole(current_actor(), "the metrics")
     here = services()
     look(here)
     here_now = telemetry.process_name("web", here.settings.replica)

@@ -11,11 +11,12 @@ from quart import Quart, current_app
 from inventory.authority import Authority
 from inventory.db import Database
 from inventory.readmission import Readmission
-from inventory.store import Store
+from inventory.store import Writes
 from web.delivery.shelf import Shelf
 from web.gate import Gate, Recognised
 from web.hub import Hub
 from web.providers import ProviderClient
+from web.scoped_streams import Lenses
 from web.settings import Settings
 from web.standing import Standing
 from web.throttle import Throttle
@@ -25,11 +26,12 @@ _KEY = "fleetward"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`db` for inventory's own functions, `store` for resources, `hub` for what changes. No SQL is written in `web`."""
+    """`db` for inventory's own functions, `store` for writes of resources, `hub` for what changes. What somebody reads comes by
+    `web.identity.view`, which knows their scope. No SQL is written in `web`."""
 
     settings: Settings
     db: Database
-    store: Store
+    store: Writes
     hub: Hub
     authority: Authority | None
     """For enrollment; None where the process has no secrets directory."""
@@ -42,6 +44,8 @@ class Services:
     """Ends the streams of those who may no longer read."""
     provider: ProviderClient | None
     """Speaks with the identity provider, where there is one."""
+    lenses: Lenses
+    """What is told within a scope."""
     shelf: Shelf
     """The agent's wheels."""
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)

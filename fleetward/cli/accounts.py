@@ -13,14 +13,22 @@ from fleetward.client import Json, Kind
 
 ROLES = ("viewer", "operator", "admin")
 
-_USER_COLUMNS = ("name", "role", "source", "second_factor", "disabled", "signed_in_at")
+_USER_COLUMNS = ("name", "role", "scope", "source", "second_factor", "disabled", "signed_in_at")
 _USER = Kind("user", "users", "user", "", "", _USER_COLUMNS, ("title", "must_change_password", "created_at", "id"), ())
 _TOKEN = Kind(
-    "api-token", "api-tokens", "apit", "", "", ("name", "role", "expires_at", "last_used_at"), ("created_by", "created_at", "id"), ()
+    "api-token",
+    "api-tokens",
+    "apit",
+    "",
+    "",
+    ("name", "role", "scope", "expires_at", "last_used_at"),
+    ("created_by", "created_at", "id"),
+    (),
 )
 _SESSION = Kind("session", "sessions", "sess", "", "", ("id", "user", "address", "seen_at"), ("created_at", "expires_at", "agent"), ())
 
 _role = click.option("--role", type=click.Choice(ROLES), default="viewer", show_default=True)
+_scope = click.option("--scope", metavar="FILTER", default="", help="The hosts that the role holds for; all where nothing is said.")
 
 
 def _listed(session: Session, kind: Kind, output: str, **query: str | None) -> None:
@@ -44,11 +52,12 @@ def list_users(session: Session, output: str) -> None:
 @user.command(name="create")
 @click.argument("name")
 @_role
+@_scope
 @click.option("--title", default="", help="Their name as people write it.")
 @connected
-def create_user(session: Session, name: str, role: str, title: str) -> None:
+def create_user(session: Session, name: str, role: str, scope: str, title: str) -> None:
     """Make a user and print a password for one sign-in, alone; it is shown this once, and has to be changed then."""
-    _hand_on(session.client.create("users", {"name": name, "role": role, "title": title}))
+    _hand_on(session.client.create("users", {"name": name, "role": role, "scope": scope, "title": title}))
 
 
 @user.command(name="reset-password")
@@ -72,6 +81,16 @@ def _hand_on(made: Json) -> None:
 def set_role(session: Session, name: str, role: str, output: str) -> None:
     """Change what a user may do; it holds at once."""
     _changed(session, name, {"role": role}, f"is {role} now", output)
+
+
+@user.command(name="scope")
+@click.argument("name")
+@click.argument("scope", metavar="FILTER")
+@format_option
+@connected
+def set_scope(session: Session, name: str, scope: str, output: str) -> None:
+    """Change which hosts the role of a user holds for; it holds at once. An empty filter is all of them."""
+    _changed(session, name, {"scope": scope}, f"holds for {scope or 'all hosts'} now", output)
 
 
 @user.command(name="disable")
@@ -162,19 +181,21 @@ def list_tokens(session: Session, output: str) -> None:
 @api_token.command(name="create")
 @click.argument("name")
 @_role
+@_scope
 @click.option("--ttl", metavar="DURATION", help="How long it is good for, such as 30d; 90d where nothing is said.")
 @click.option("--forever", is_flag=True, help="It does not end by itself.")
 @connected
-def create_token(session: Session, name: str, role: str, ttl: str | None, forever: bool) -> None:
+def create_token(session: Session, name: str, role: str, scope: str, ttl: str | None, forever: bool) -> None:
     """Make an API token and print it, alone; it is shown this once."""
     if ttl and forever:
         raise CommandError("--ttl or --forever, not both", Exit.USAGE)
-    body: Json = {"name": name, "role": role}
+    body: Json = {"name": name, "role": role, "scope": scope}
     if ttl or forever:
         body["expires_at"] = end_of(ttl).isoformat(timespec="milliseconds") if ttl else None
     made = session.client.create("api-tokens", body)
     echo(made["token"])
-    talk(f"{name} may do what a{'n' if role[0] in 'ao' else ''} {role} may, until {made['expires_at'] or 'it is revoked'}.")
+    what = f"what a{'n' if role[0] in 'ao' else ''} {role} may{f', to hosts that match {scope}' if scope else ''}"
+    talk(f"{name} may do {what}, until {made['expires_at'] or 'it is revoked'}.")
 
 
 @api_token.command(name="revoke")

@@ -79,9 +79,10 @@ def list_integrations(session: Session, output: str) -> None:
 @click.argument("name")
 @click.option("--write", "signed", is_flag=True, help="It may publish intents, signed with its key.")
 @click.option("--write-unsigned", "unsigned", is_flag=True, help="It may publish intents unsigned: whoever runs the broker can forge them.")
+@click.option("--scope", metavar="FILTER", default="", help="The hosts that it is about; all where nothing is said.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where client.crt, client.key and ca.crt go.")
 @connected
-def create_integration(session: Session, name: str, signed: bool, unsigned: bool, out: Path) -> None:
+def create_integration(session: Session, name: str, signed: bool, unsigned: bool, scope: str, out: Path) -> None:
     """Make a certificate for a program. Its key is made here and never leaves."""
     if signed and unsigned:
         raise CommandError("--write or --write-unsigned, not both", Exit.USAGE)
@@ -91,7 +92,8 @@ def create_integration(session: Session, name: str, signed: bool, unsigned: bool
 
     key = keys.new()
     with _kept(out / "client.key", keys.private_pem(key)):
-        answer = session.client.create("integrations", {"name": name, "write": write, "csr": keys.request(name, key)})
+        body = {"name": name, "write": write, "scope": scope, "csr": keys.request(name, key)}
+        answer = session.client.create("integrations", body)
         keep(out / "client.crt", str(answer["certificate"]), 0o644)
         keep(out / "ca.crt", str(answer["ca"]), 0o644)
     echo(str(out))
@@ -112,7 +114,7 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
         raise CommandError(f"there is no integration {name}: make it with `fleetward integration create`", Exit.NOT_FOUND)
     try:
         key = keys.read((out / "client.key").read_bytes())
-        answer = session.client.create("integrations", {"name": name, "write": known[name]["write"], "csr": keys.request(name, key)})
+        answer = session.client.create("integrations", _again(known[name], keys.request(name, key)))
         keep(out / "client.crt", str(answer["certificate"]), 0o644)
         keep(out / "ca.crt", str(answer["ca"]), 0o644)
     except OSError as error:
@@ -120,6 +122,11 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
     except ValueError as error:
         raise CommandError(f"{out / 'client.key'}: {error}", Exit.USAGE) from None
     echo(str(out))
+
+
+def _again(known: Json, csr: str) -> Json:
+    """The request that made it, with another CSR."""
+    return {"name": known["name"], "write": known["write"], "scope": known.get("scope", ""), "csr": csr}
 
 
 @integration.command(name="delete")

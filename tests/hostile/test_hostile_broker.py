@@ -15,6 +15,7 @@ from broker.messages import DURABLE, Delegation, Doubt, decode_text
 from inventory.authority import Authority
 from inventory.explain import explain
 from inventory.metrics import DEVICES_REFUSED, METER, REFUSED
+from inventory.view import View
 from tests.hostile.attacks import Attacks, Booty, Stolen, out_of_time
 from tests.hostile.ground import Ground, Machine, eventually
 from tests.hostile.mqtt import Carried
@@ -257,14 +258,14 @@ async def test_a_withheld_command_is_seen(site: Ground) -> None:
         return bool((await site.store.get("command", command))["sends"] > 3)
 
     await eventually(unanswered, "the server sends it again and again")
-    causes = (await explain(site.db, "command", command))["causes"]
+    causes = (await explain(View(site.db), "command", command))["causes"]
     assert any("does not answer" in cause["message"] for cause in causes), causes
 
     async def said() -> bool:
-        return any(cause["reason"] == "CommandsWithheld" for cause in (await explain(site.db, "host", victim.id))["causes"])
+        return any(cause["reason"] == "CommandsWithheld" for cause in (await explain(View(site.db), "host", victim.id))["causes"])
 
     await eventually(said, "the device says that it lacks a command")
-    causes = (await explain(site.db, "command", command))["causes"]
+    causes = (await explain(View(site.db), "command", command))["causes"]
     assert any(cause["reason"] == "CommandsWithheld" for cause in causes), causes
     notices = await site.rows("SELECT type FROM notification WHERE host = $1", victim.id)
     assert "commands-withheld" in {row["type"] for row in notices}
@@ -272,7 +273,7 @@ async def test_a_withheld_command_is_seen(site: Ground) -> None:
     assert (await site.ended(command))["state"] == "succeeded"
 
     async def quiet() -> bool:
-        return not any(cause["reason"] == "CommandsWithheld" for cause in (await explain(site.db, "host", victim.id))["causes"])
+        return not any(cause["reason"] == "CommandsWithheld" for cause in (await explain(View(site.db), "host", victim.id))["causes"])
 
     await eventually(quiet, "nothing is withheld any more")
     assert victim.runs == ["n1", "n2"]

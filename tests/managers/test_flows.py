@@ -9,6 +9,7 @@ import pytest
 from inventory.actor import Actor
 from inventory.explain import explain
 from inventory.resource import Resource
+from inventory.view import View
 from managers.kinds import notification
 from tests.managers.fleet import Fleet, eventually, managed
 
@@ -118,10 +119,10 @@ async def test_a_locked_host_is_left_alone_until_it_is_free(fleet: Fleet) -> Non
         found = await eventually(lambda: _waits(fleet, host, config["id"], "PolicyRefused"))
         assert (found["status"]["indicator"], found["status"]["halted"]) == ("in_progress", False)
         assert "rewiring" in found["status"]["message"] and fleet.wire.orders == []
-        assert "locked for maintenance by its owner: rewiring" in (await explain(fleet.db, "host", "a"))["summary"]
+        assert "locked for maintenance by its owner: rewiring" in (await explain(View(fleet.db), "host", "a"))["summary"]
         await fleet.device(host, policy=policy(None))
         await fleet.settled(host, config["id"])
-        assert (await explain(fleet.db, "host", "a"))["causes"] == []
+        assert (await explain(View(fleet.db), "host", "a"))["causes"] == []
 
 
 async def test_what_an_owner_refused_is_tried_again_when_he_allows_more(fleet: Fleet) -> None:

@@ -26,7 +26,7 @@ def test_an_administrator_lets_a_program_in(web_url: str, tmp_path: Path) -> Non
     at = "/api/v1/integrations"
     with running(web_url, secrets=secrets, mqtt=("broker.example", 8883)) as site, site.client() as client:
         checked = client.post(at, json=asked, params={"dry_run": "true"})
-        assert (checked.status_code, checked.json()) == (200, {"name": "mes", "write": "signed"})
+        assert (checked.status_code, checked.json()) == (200, {"name": "mes", "write": "signed", "scope": ""})
         assert client.get(at).json()["items"] == []
         made = client.post(at, json=asked, headers=key)
         assert made.status_code == 201, made.text

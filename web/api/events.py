@@ -8,18 +8,22 @@ Source: contract.md section 5; WHATWG HTML section 9.2 (server-sent events).
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from itertools import pairwise
 
 from quart import Blueprint, Response, request
 
 from inventory import changes
-from inventory.changes import Slice
+from inventory.changes import Change, Slice
 from inventory.errors import BadRequest, Gone, TooManyRequests, Unavailable
+from inventory.kinds.host import HOST
+from inventory.seen import Asked
 from web import params
 from web.api.answers import answer
 from web.api.parameters import EVENTS, STREAM
-from web.hub import PUBLISHED, Changes, Cut, Hub, Quiet, Wanted
-from web.identity import credential, held, remote_address, require
+from web.hub import PUBLISHED, Changes, Cut, Entry, Hub, Quiet, Wanted
+from web.identity import credential, held, remote_address, require, seen
+from web.scoped_streams import Lens
 from web.services import services
 from web.standing import Held, Standing
 
@@ -52,15 +56,16 @@ async def list_events() -> Response:
     query = params.parse(request.query_string, EVENTS)
     wanted = _wanted(query)
     if query["after"] is None:
-        found = await changes.newest(services().db, limit=query["limit"], kinds=wanted.kinds or PUBLISHED, ids=wanted.ids or None)
+        newest = await seen().newest(query["limit"], _asked(wanted))
+        found = Slice(newest.changes, newest.position)
     else:
         await _check_position(query["after"])
-        found = await _read(wanted, query["after"], query["limit"])
+        found = await seen().read(query["after"], query["limit"], _asked(wanted))
     return answer({"items": [change.body() for change in found.changes], "next": found.next})
 
 
-async def _read(wanted: Wanted, after: int, limit: int) -> Slice:
-    return await changes.read(services().db, after, limit=limit, kinds=wanted.kinds or PUBLISHED, ids=wanted.ids or None)
+def _asked(wanted: Wanted) -> Asked:
+    return Asked(wanted.kinds or PUBLISHED, wanted.ids or None)
 
 
 async def _check_position(after: int) -> None:
@@ -88,7 +93,7 @@ async def stream_events() -> Response:
         raise TooManyRequests(f"{STREAMS_OF_CLIENT} streams of yours are open: close some", retry_after=RETRY_AFTER_S)
     if here.following.total() >= STREAMS:
         raise Unavailable("more streams are open than this process serves: come back in a moment")
-    stream = counted(here.following, client, standing(here.standing, held(), here.hub, after, wanted))
+    stream = counted(here.following, client, standing(here.standing, held(), here.hub, after, wanted, here.lenses.of(held().scope)))
     response = Response(stream, content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None
@@ -107,19 +112,28 @@ async def counted(open_: Counter[Hashable], client: Hashable, stream: AsyncItera
             del open_[client]
 
 
-async def standing(all_: Standing, held: Held, hub: Hub, after: int, wanted: Wanted) -> AsyncIterator[bytes]:
+async def standing(all_: Standing, held: Held, hub: Hub, after: int, wanted: Wanted, lens: Lens | None) -> AsyncIterator[bytes]:
     """The stream, for as long as its reader may read."""
     with all_.hold(held) as over:
-        async for frame in frames(hub, after, wanted, over):
+        async for frame in frames(hub, after, wanted, lens, over):
             yield frame
 
 
-async def frames(hub: Hub, after: int, wanted: Wanted, over: Callable[[], bool] = lambda: False) -> AsyncIterator[bytes]:
-    """The stream's bytes, until the reader goes or may no longer read, the process ends, or the reader has to begin anew."""
+async def frames(
+    hub: Hub, after: int, wanted: Wanted, lens: Lens | None = None, over: Callable[[], bool] = lambda: False
+) -> AsyncIterator[bytes]:
+    """The stream's bytes, until the reader goes or may no longer read, the process ends, or the reader has to begin anew. lens: the scope
+    of the reader; None: everything."""
     yield b": connected\nretry: %d\nid: %d\n\n" % (RECONNECT_MS, after)
+    # Within a scope a host's move moves what hangs on it, so that hosts have to be followed whatever is wanted.
+    behind = wanted if lens is None else Wanted(wanted.kinds and wanted.kinds | {HOST.name})
     try:
-        async for news in hub.follow(after=after, wanted=wanted, over=over):
+        async for news in hub.follow(after=after, wanted=behind, over=over):
             match news:
+                case Changes(entries, _) if lens is not None:
+                    told = [change for change in await lens.of([entry.change for entry in entries]) if wanted.takes(change)]
+                    if told:
+                        yield scoped_frames(told)
                 case Changes(entries, _):
                     if entries:
                         yield b"".join(entry.frame for entry in entries)
@@ -132,3 +146,13 @@ async def frames(hub: Hub, after: int, wanted: Wanted, over: Callable[[], bool] 
     except Unavailable:
         # The stream ends; the reader comes back by itself, with its last id.
         return
+
+
+def scoped_frames(told: Sequence[Change]) -> bytes:
+    """What one change has become for a scope shares its position: only the last of it says so, or a reader who comes back with the id of
+    the first would be told no more of the rest."""
+    positions = [change.position for change in told]
+    return b"".join(
+        Entry.of(change).frame if last else Entry.without_id(change)
+        for change, last in zip(told, [*(here != after for here, after in pairwise(positions)), True], strict=True)
+    )

@@ -29,6 +29,8 @@ async def whoami() -> Response:
     identity = await require(one_time=True)
     params.parse(request.query_string, ())
     body: dict[str, Any] = {"type": identity.account.type, "name": identity.name, "role": identity.role}
+    if identity.account.scope:
+        body["scope"] = identity.account.scope
     if identity.one_time:
         body["must_change_password"] = True
     return answer(body if identity.csrf is None else {**body, "csrf_token": identity.csrf})

@@ -13,7 +13,7 @@ from typing import Any
 
 from quart import Blueprint, Response, request
 
-from inventory import changes, idempotency
+from inventory import idempotency
 from inventory.errors import BadRequest, Invalid, NotFound, Problem
 from inventory.explain import explain
 from inventory.filter import FilterError, compile_order
@@ -22,14 +22,14 @@ from inventory.kind import NAME, Kind
 from inventory.kinds import KINDS
 from inventory.listing import ListQuery
 from inventory.resource import Resource
-from inventory.store import read_one
+from inventory.view import View, read_one
 from inventory.writer import Writer
 from web import params
 from web.api import issued
 from web.api.answers import answer
 from web.api.parameters import DELETE, HISTORY, LIST, WRITE
 from web.bodies import PATCH_TYPES, read_object
-from web.identity import current_actor, require
+from web.identity import current_actor, require, seen, view
 from web.services import services
 
 blueprint = Blueprint("resources", __name__, url_prefix="/api/v1")
@@ -66,7 +66,7 @@ async def list_resources(kind: Kind) -> Response:
     if unknown:
         raise BadRequest(f"fields: a {kind.name} has no {', '.join(unknown)}", pointer="fields")
     try:
-        page = await services().store.list(kind.name, query)
+        page = await view().list(kind.name, query)
     except FilterError as error:
         raise _placed(kind, query, error) from error
     body = {"items": page.items, "next_page_token": page.next_page_token or None, "position": page.position}
@@ -88,7 +88,7 @@ def _placed(kind: Kind, query: ListQuery, error: FilterError) -> BadRequest:
 
 async def get_resource(kind: Kind, ref: str) -> Response:
     _query(())
-    return _resource_answer(kind, await services().store.get(kind.name, _reference(kind, ref)))
+    return _resource_answer(kind, await view().get(kind.name, _reference(kind, ref)))
 
 
 async def create_resource(kind: Kind) -> Response:
@@ -153,25 +153,30 @@ async def _once(kind: Kind, claim: Claim, act: Act, status: int) -> Answer:
 
 async def explain_resource(kind: Kind, ref: str) -> Response:
     _query(())
-    return answer(await explain(services().db, kind.name, _reference(kind, ref)))
+    return answer(await explain(view(), kind.name, _reference(kind, ref)))
 
 
 async def history_of_resource(kind: Kind, ref: str) -> Response:
     """Newest first. By its id, also of a resource that is gone."""
     query = _query(HISTORY)
     id = await _id_of(kind, _reference(kind, ref))
-    found = await changes.history(services().db, id, before=query["before"], limit=query["limit"])
+    found, older = await seen().history(id, before=query["before"], limit=query["limit"])
     items = [change.body() | {"before": change.before} for change in found if change.kind == kind.name]
-    return answer({"items": items, "next": found[-1].position if len(found) == query["limit"] else None})
+    return answer({"items": items, "next": older})
 
 
 async def _id_of(kind: Kind, ref: str) -> str:
     try:
-        return str((await services().store.get(kind.name, ref))["id"])
+        return str((await view().get(kind.name, ref))["id"])
     except NotFound:
-        if ref.startswith(f"{kind.prefix}-") and await changes.history(services().db, ref, limit=1):
+        if ref.startswith(f"{kind.prefix}-") and await _is_gone(kind, ref) and (await seen().history(ref, limit=1))[0]:
             return ref
         raise
+
+
+async def _is_gone(kind: Kind, id: str) -> bool:
+    """What is there and outside of a scope is not gone."""
+    return not await View(services().db).read_many(kind.name, [id])
 
 
 def _serve(kind: Kind) -> None:

@@ -19,7 +19,7 @@ blueprint = Blueprint("sessions", __name__, url_prefix="/api/v1/sessions")
 async def _whose() -> tuple[Identity, str | None]:
     """Who asks, and the id of the user whose sessions these are about; None: everybody's. Raises Forbidden."""
     identity = await require(Action.READ)
-    if allowed(identity.role, Action.ADMINISTER):
+    if allowed(identity.role, Action.ADMINISTER, identity.account.scope):
         return identity, None
     return identity, (await require_person()).account.id
 

@@ -1,12 +1,12 @@
 """Which people may come in, for administrators: users and sessions. Does what `web.api.users` and `.sessions` do, as pages; programs are
 `web.pages.programs`.
 
-What roles will hold for (host filters) goes into the users' form, beside the role.
+What a role holds for, its scope, stands beside the role; a preview says which hosts that is before it is saved.
 """
 
 from typing import Any
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, render_template, request
 
 from inventory import passwords, second_factor, sessions, users
 from inventory.access import ROLES, Action
@@ -18,6 +18,7 @@ from web.browsers import browser_name
 from web.identity import Identity, current_actor
 from web.pages.frame import done, page, person
 from web.pages.host import REFUSALS
+from web.pages.selection import select_scope
 from web.services import services
 
 blueprint = Blueprint("access_page", __name__, url_prefix="/access")
@@ -27,6 +28,14 @@ HERE = "/access"
 
 async def _administrator() -> Identity:
     return await person(Action.ADMINISTER)
+
+
+@blueprint.get("/preview")
+async def preview() -> Response:
+    """What a scope would see, as a fragment beside its input."""
+    await _administrator()
+    text = await render_template("selection.html", selection=await select_scope(request.args.get("scope", "").strip()))
+    return Response(text, content_type="text/html; charset=utf-8")
 
 
 # --- users ------------------------------------------------------------------------------------------------------------------------
@@ -51,7 +60,7 @@ async def create_user() -> Response:
     form, actor, now = await _form(), current_actor(), services().store.clock()
     secret = passwords.random_password()
     hashed = await passwords.hashed(secret)
-    body = {"name": form.get("name", "").strip(), "title": form.get("title", "").strip(), "role": form.get("role", "viewer")}
+    body = {name: form.get(name, "").strip() for name in ("name", "title", "scope")} | {"role": form.get("role", "viewer")}
     try:
         made = await written(lambda tx: users.create(tx, actor, body, hashed, now))
     except REFUSALS as error:
@@ -97,7 +106,7 @@ async def _change(ref: str, what: str, form: dict[str, str]) -> Response:
     actor, now, here = current_actor(), services().store.clock(), f"{HERE}/users/{ref}"
     match what:
         case "save":
-            patch = {"role": form["role"]} if "role" in form else {}
+            patch = {name: form[name] for name in ("role", "scope") if name in form}
             await written(lambda tx: users.change(tx, actor, ref, patch | {"title": form.get("title", "").strip()}, now))
             return done(here, "saved")
         case "disable" | "enable":

@@ -14,6 +14,7 @@ from inventory.access import Action
 from inventory.account_log import ACCOUNT_KINDS, Op
 from inventory.kinds import BY_NAME
 from inventory.trail import Wanted
+from web.identity import view
 from web.pages.formats import plain
 from web.pages.frame import page, person
 from web.pages.story import cut, link
@@ -77,7 +78,7 @@ async def _names(items: Iterable[Mapping[str, Any]]) -> dict[str, str]:
             by_kind.setdefault(item["kind"], set()).add(item["id"])
     found: dict[str, str] = {}
     for kind, ids in by_kind.items():
-        found |= {id: str(each["title"] or each["name"]) for id, each in (await services().store.read_many(kind, ids)).items()}
+        found |= {id: str(each["title"] or each["name"]) for id, each in (await view().read_many(kind, ids)).items()}
     return found
 
 

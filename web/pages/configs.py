@@ -11,7 +11,7 @@ from inventory.errors import Conflict, Forbidden, Invalid, InventoryError, Preco
 from inventory.kinds.config import CONFIG
 from inventory.resource import Resource
 from inventory.store import ListQuery
-from web.identity import current_actor
+from web.identity import current_actor, view
 from web.pages import config_form, copies
 from web.pages.config_form import Inputs
 from web.pages.differences import compare
@@ -34,7 +34,7 @@ STORY = 12
 async def show_all() -> Response:
     await person()
     found = await listed(CONFIG, asked("name"))
-    work = await overview.work_of_configs(services().db, [each["id"] for each in found.page.items])
+    work = await overview.work_of_configs(view(), [each["id"] for each in found.page.items])
     return await page("configs.html", "Configs", listed=found, work=work, sizes=SIZES)
 
 
@@ -53,10 +53,10 @@ async def show(ref: str) -> Response:
 
 
 async def _page(config: Resource, *, status: int = 200, refusal: str = "") -> Response:
-    here, mine = services(), f"config = {quoted(config['id'])}"
+    mine = f"config = {quoted(config['id'])}"
     work, placed, (lines, _) = await asyncio.gather(
-        overview.work_of_configs(here.db, [config["id"]]),
-        here.store.list("host-config", ListQuery(mine, "status.halted desc, status.indicator, updated_at desc", PLACED_SHOWN)),
+        overview.work_of_configs(view(), [config["id"]]),
+        view().list("host-config", ListQuery(mine, "status.halted desc, status.indicator, updated_at desc", PLACED_SHOWN)),
         newest(STORY, ids=[config["id"]]),
     )
     unsettled = [each for each in placed.items if (each["status"] or {}).get("indicator") != "idle"][:20]
@@ -69,7 +69,7 @@ async def _page(config: Resource, *, status: int = 200, refusal: str = "") -> Re
         work=work.get(config["id"], {"hosts": 0, "settled": 0, "halted": 0, "failing": 0}),
         placed=placed.items,
         why_not={each["id"]: cause for each, cause in zip(unsettled, causes, strict=True)},
-        hosts=await here.store.read_many("host", {each["host"] for each in placed.items}),
+        hosts=await view().read_many("host", {each["host"] for each in placed.items}),
         lines=lines,
         copies=copies.of(config, request.host_url.rstrip("/")),
         refusal=refusal,
@@ -97,7 +97,7 @@ async def act(ref: str) -> Response:
 async def _delete(config: Resource, typed: str) -> Response:
     """Whoever deletes says of how many hosts: the number that the page shows must still be right."""
     here = services()
-    work = await overview.work_of_configs(here.db, [config["id"]])
+    work = await overview.work_of_configs(view(), [config["id"]])
     hosts = work[config["id"]]["hosts"] if config["id"] in work else 0
     if typed != str(hosts):
         raise Invalid(f"it is on {hosts} hosts by now: type {hosts} to delete it from them")
@@ -187,7 +187,7 @@ async def _review(before: Resource | None, inputs: Inputs, made: Resource) -> Re
     shift = Moved((await select(made["selector"])).total, 0, ())
     if before is not None:
         shift = await moved(before["selector"], made["selector"])
-    work = await overview.work_of_configs(services().db, [before["id"]]) if before is not None else {}
+    work = await overview.work_of_configs(view(), [before["id"]]) if before is not None else {}
     return await page(
         "config_review.html",
         f"Review {made['name']}",

@@ -14,7 +14,7 @@ from inventory.resource import Resource, time_text
 from inventory.store import ListQuery
 from web.delivery.routes import here as this_server
 from web.delivery.wheels import NotPackable
-from web.identity import current_actor
+from web.identity import current_actor, view
 from web.pages.frame import done, page, person
 from web.pages.host import REFUSALS, load
 from web.pages.labels import read_labels
@@ -151,15 +151,14 @@ async def _sheet() -> str:
 
 
 async def _page(*, status: int = 200, **more: object) -> Response:
-    here = services()
     sites, standing, waiting, expected = await asyncio.gather(
-        here.store.list("site", ListQuery(order_by="name", page_size=500)),
-        here.store.list("enrollment-token", ListQuery(order_by="created_at desc", page_size=25)),
-        overview.waiting_ids(here.db, SHOWN),
-        overview.expected_ids(here.db, SHOWN),
+        view().list("site", ListQuery(order_by="name", page_size=500)),
+        view().list("enrollment-token", ListQuery(order_by="created_at desc", page_size=25)),
+        overview.waiting_ids(view(), SHOWN),
+        overview.expected_ids(view(), SHOWN),
     )
-    hosts = await here.store.read_many("host", [*waiting, *expected])
-    replaced = await here.store.read_many("host", {each["replaces"] for each in hosts.values() if each["replaces"]})
+    hosts = await view().read_many("host", [*waiting, *expected])
+    replaced = await view().read_many("host", {each["replaces"] for each in hosts.values() if each["replaces"]})
     shown: dict[str, Any] = {
         "sites": sites.items,
         "tokens": standing.items,

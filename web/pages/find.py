@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from quart import Blueprint, Response, render_template, request
 
 from inventory.store import ListQuery
+from web.identity import view
 from web.pages.frame import person
 from web.pages.listing import quoted
 from web.pages.story import ICONS
-from web.services import services
 
 blueprint = Blueprint("find", __name__)
 
@@ -58,6 +58,6 @@ async def find() -> Response:
 
 
 async def _named(kind: str, text: str, limit: int) -> list[Found]:
-    page = await services().store.list(kind, ListQuery(quoted(text), "name", limit))
+    page = await view().list(kind, ListQuery(quoted(text), "name", limit))
     where = {"host": "hosts", "config": "configs", "site": "sites", "region": "regions"}[kind]
     return [Found(each["title"] or each["name"], f"{kind} {each['name']}", ICONS[kind], f"/{where}/{each['id']}") for each in page.items]

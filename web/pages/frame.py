@@ -15,7 +15,7 @@ from inventory import overview
 from inventory.access import Action, allowed
 from inventory.errors import InventoryError, Unavailable
 from web import json
-from web.identity import Identity, identify, require
+from web.identity import Identity, identify, require, view
 from web.pages import formats, story
 from web.pages.assets import asset
 from web.problems import Body, PasswordToBeChanged
@@ -63,7 +63,8 @@ async def page(template: str, title: str, *, status: int = 200, **more: Any) -> 
     frame = {
         "identity": identity,
         "may_write": allowed(identity.role, Action.WRITE),
-        "unread": await overview.unread(services().db),
+        "may_write_all": allowed(identity.role, Action.WRITE) and not identity.account.scope,
+        "unread": await overview.unread(view()),
         "position": hub.position if hub.following.is_set() else "",
         "said": SAID.get(request.args.get("said", "")),
     }
@@ -136,8 +137,8 @@ async def problem(body: Body) -> ResponseReturnValue:
         return redirect(f"{CHANGE_PASSWORD}?" + urlencode({"next": _page_of_form() if request.method != "GET" else request.path}), 303)
     more = {"problem": body, "next_step": NEXT.get(body["status"], "The server's log says more."), "identity": identity}
     try:
-        unread = await overview.unread(services().db) if identity is not None else 0
+        unread = await overview.unread(view()) if identity is not None else 0
     except Unavailable:
         unread = 0
-    frame = {"may_write": False, "unread": unread, "position": "", "said": None}
+    frame = {"may_write": False, "may_write_all": False, "unread": unread, "position": "", "said": None}
     return await bare("problem.html", str(body["title"]), status=body["status"], **more, **frame)

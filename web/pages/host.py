@@ -14,7 +14,7 @@ from inventory.kind import NAME
 from inventory.kinds.component import TYPES
 from inventory.resource import Resource
 from inventory.store import ListQuery
-from web.identity import current_actor
+from web.identity import current_actor, view
 from web.pages import copies
 from web.pages.frame import done, page, person
 from web.pages.labels import read_labels, written_labels
@@ -38,7 +38,7 @@ async def load(kind: str, ref: str) -> Resource:
     """Raises NotFound, also for what can be no id and no name."""
     if not re.fullmatch(NAME, ref):
         raise NotFound(f"there is no {kind} {ref[:64]!r}")
-    return await services().store.get(kind, ref)
+    return await view().get(kind, ref)
 
 
 @blueprint.get("/hosts/<ref>")
@@ -51,7 +51,7 @@ async def _page(host: Resource, *, status: int = 200, **more: Any) -> Response:
     tab = request.args.get("tab", "summary")
     tab = tab if tab in TABS else "summary"
     shared = {"host": host, "tab": tab, "tabs": TABS, "refusal": "", "typed": {}} | more
-    sites = (await services().store.list("site", ListQuery(order_by="name", page_size=500))).items
+    sites = (await view().list("site", ListQuery(order_by="name", page_size=500))).items
     data = await _TABS[tab](host)
     return await page(
         "host.html",
@@ -67,17 +67,17 @@ async def _summary(host: Resource) -> dict[str, Any]:
     here = services()
     mine = f"host = {quoted(host['id'])}"
     placed, why, (lines, _), components = await asyncio.gather(
-        here.store.list("host-config", ListQuery(mine, "created_at", MOST_CONFIGS)),
+        view().list("host-config", ListQuery(mine, "created_at", MOST_CONFIGS)),
         reasons("host", host),
         _story(host, 8, None),
-        overview.count_by(here.db, "component", f"{mine} AND present = true", "type", here.store.clock()),
+        overview.count_by(view(), "component", f"{mine} AND present = true", "type", here.store.clock()),
     )
     unsettled = [each for each in placed.items if (each["status"] or {}).get("indicator") != "idle"]
     causes = await asyncio.gather(*(reasons("host-config", each) for each in unsettled[:20]))
     missing, missing_since = missing_commands((host.get("facts") or {}).get("agent"))
     return {
         "placed": placed.items,
-        "configs": await here.store.read_many("config", {each["config"] for each in placed.items}),
+        "configs": await view().read_many("config", {each["config"] for each in placed.items}),
         "why": why,
         "halted": sum(bool((each["status"] or {}).get("halted")) for each in placed.items),
         "why_not": {each["id"]: cause for each, cause in zip(unsettled, causes, strict=False)},
@@ -89,7 +89,7 @@ async def _summary(host: Resource) -> dict[str, Any]:
 
 
 async def _hardware(host: Resource) -> dict[str, Any]:
-    found = await services().store.list("component", ListQuery(f"host = {quoted(host['id'])}", "type, key", MOST_COMPONENTS))
+    found = await view().list("component", ListQuery(f"host = {quoted(host['id'])}", "type, key", MOST_COMPONENTS))
     by_type = {type_: [each for each in found.items if each["type"] == type_] for type_ in TYPES}
     order = sorted(by_type, key=lambda type_: (type_ in ("pci", "usb"), TYPES.index(type_)))
     return {"by_type": {type_: by_type[type_] for type_ in order if by_type[type_]}, "total": len(found.items)}
@@ -102,7 +102,7 @@ async def _activity(host: Resource) -> dict[str, Any]:
 
 
 async def _commands(host: Resource) -> dict[str, Any]:
-    found = await services().store.list("command", ListQuery(f"host = {quoted(host['id'])}", "created_at desc", 100))
+    found = await view().list("command", ListQuery(f"host = {quoted(host['id'])}", "created_at desc", 100))
     return {"commands": found.items}
 
 
@@ -114,7 +114,7 @@ _TABS = {"summary": _summary, "hardware": _hardware, "activity": _activity, "com
 
 
 async def _story(host: Resource, limit: int, before: int | None) -> Any:
-    ids = await overview.things_of_host(services().db, host["id"])
+    ids = await overview.things_of_host(view(), host["id"])
     return await newest(limit, ids=ids, before=before)
 
 

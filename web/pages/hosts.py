@@ -14,11 +14,11 @@ from inventory.filter import compile_filter
 from inventory.kinds.host import HOST
 from inventory.resource import Resource
 from inventory.store import ListQuery, Page
+from web.identity import view
 from web.pages import sheets
 from web.pages.frame import page, person
 from web.pages.listing import SIZES, asked, both_filters, listed, quoted
 from web.pages.remembered import remembered
-from web.services import services
 
 blueprint = Blueprint("hosts", __name__)
 
@@ -88,7 +88,7 @@ async def show() -> Response:
 async def rows() -> Response:
     """The rows of these ids, for a page that shows them already. Those that are gone are absent."""
     await person()
-    found = list((await services().store.read_many("host", request.args.getlist("id")[:ROWS_AT_ONCE])).values())
+    found = list((await view().read_many("host", request.args.getlist("id")[:ROWS_AT_ONCE])).values())
     text = await render_template("hosts_rows.html", items=found, columns=COLUMNS, **await beside(found))
     return Response(text, content_type="text/html; charset=utf-8")
 
@@ -97,15 +97,15 @@ async def rows() -> Response:
 async def sheet() -> Response:
     """All that the page of the same query shows, on all of its pages. A wrong filter or order is refused with 400."""
     await person()
-    wanted, store = asked("name"), services().store
+    wanted, mine = asked("name"), view()
     compile_filter(HOST, wanted.filter, now=datetime.now(UTC))  # by itself, so that its parentheses can't open the choices
     both = both_filters(wanted.filter, narrowed(_chosen()))
 
     async def more(token: str) -> Page:
-        return await store.list("host", ListQuery(both, wanted.order, sheets.ROWS_AT_ONCE, token))
+        return await mine.list("host", ListQuery(both, wanted.order, sheets.ROWS_AT_ONCE, token))
 
     async def names(hosts: list[Resource]) -> Mapping[str, str]:
-        sites = await store.read_many("site", {host["site"] for host in hosts if host["site"]})
+        sites = await mine.read_many("site", {host["site"] for host in hosts if host["site"]})
         return {id: str(site["name"]) for id, site in sites.items()}
 
     response = Response(sheets.lines(await more(""), more, names), content_type="text/csv; charset=utf-8")
@@ -120,10 +120,9 @@ def _chosen() -> dict[str, list[str]]:
 
 async def beside(hosts: list[Resource]) -> dict[str, Any]:
     """What a row shows that is not the host's own: its site's name, and how its configs are getting on."""
-    here = services()
     sites, work = await asyncio.gather(
-        here.store.read_many("site", {host["site"] for host in hosts if host["site"]}),
-        overview.work_of_hosts(here.db, [host["id"] for host in hosts]),
+        view().read_many("site", {host["site"] for host in hosts if host["site"]}),
+        overview.work_of_hosts(view(), [host["id"] for host in hosts]),
     )
     return {"sites": sites, "work": work}
 
@@ -138,15 +137,15 @@ def _terms(facet: Facet, chosen: Mapping[str, list[str]]) -> str:
 
 
 async def _facets(text: str, chosen: Mapping[str, list[str]]) -> tuple[int, list[dict[str, Any]]]:
-    here, now = services(), datetime.now(UTC)
+    now = datetime.now(UTC)
     narrowings = [overview.Narrowing(facet.path, _terms(facet, chosen)) for facet in FACETS]
 
     async def count() -> tuple[int, list[overview.Counts]]:
-        return await overview.facets(here.db, "host", text, narrowings, now)
+        return await overview.facets(view(), "host", text, narrowings, now)
 
     whole = not text and not any(chosen.values())
     total, counted = await (remembered("hosts", count) if whole else count())
-    sites = await here.store.read_many("site", [value for value, _ in counted[-1] if value])
+    sites = await view().read_many("site", [value for value, _ in counted[-1] if value])
     names = {id: str(site["title"] or site["name"]) for id, site in sites.items()}
     return total, [
         {"facet": facet, "values": [(value, names.get(value, value), count) for value, count in counts]}

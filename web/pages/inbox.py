@@ -7,7 +7,7 @@ from inventory.access import Action
 from inventory.errors import NotFound
 from inventory.kinds.notification import NOTIFICATION, SEVERITIES
 from inventory.resource import time_text
-from web.identity import current_actor
+from web.identity import current_actor, view
 from web.pages.frame import done, page, person
 from web.pages.listing import SIZES, asked, listed, quoted
 from web.services import services
@@ -25,7 +25,7 @@ async def show() -> Response:
     if severities:
         terms.append("(" + " OR ".join(f"severity = {quoted(each)}" for each in severities) + ")")
     found = await listed(NOTIFICATION, asked("created_at desc"), " AND ".join(terms))
-    hosts = await services().store.read_many("host", {each["host"] for each in found.page.items if each["host"]})
+    hosts = await view().read_many("host", {each["host"] for each in found.page.items if each["host"]})
     return await page("inbox.html", "Notifications", listed=found, hosts=hosts, severities=SEVERITIES, chosen=severities, sizes=SIZES)
 
 
@@ -34,7 +34,7 @@ async def read() -> Response:
     """Those of the form's `id`s, or, with `all`, everything up to now."""
     await person(Action.WRITE)
     form, here = await request.form, services()
-    ids = await overview.unread_ids(here.db, READ_AT_ONCE) if form.get("all") else form.getlist("id")
+    ids = await overview.unread_ids(view(), READ_AT_ONCE) if form.get("all") else form.getlist("id")
     for id in ids:
         try:
             await here.store.patch("notification", id, {"read_at": time_text(here.store.clock())}, current_actor())

@@ -14,6 +14,7 @@ from inventory.errors import BadRequest
 from inventory.filter import FilterError, compile_filter, compile_order
 from inventory.kind import Kind
 from inventory.store import ListQuery, Page
+from web.identity import view
 from web.services import services
 
 SIZES = (25, 50, 100, 250)
@@ -109,7 +110,7 @@ async def listed(kind: Kind, wanted: Asked, also: str = "", *, count: bool = Tru
     both = both_filters(wanted.filter, also)
     try:
         order = compile_order(kind, wanted.order)
-        page = await services().store.list(kind.name, ListQuery(both, wanted.order, wanted.size, wanted.token, count=count))
+        page = await view().list(kind.name, ListQuery(both, wanted.order, wanted.size, wanted.token, count=count))
     except FilterError as error:
         return Listed(wanted, await _nothing(), Wrong(f"order: {error.detail}", wanted.order, error.column))
     except BadRequest as error:

@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable
 
-from inventory import changes
 from inventory.changes import Change
+from inventory.seen import Asked
+from web.identity import seen, view
 from web.pages.story import Line, mentioned, tell
-from web.services import services
 
 
 async def narrate(found: Iterable[Change]) -> list[Line]:
     """Lines in the order of the changes."""
     found = list(found)
     hosts, configs = mentioned(found)
-    store = services().store
-    named = await store.read_many("host", hosts) if hosts else {}
-    named = named | (await store.read_many("config", configs) if configs else {})
+    named = await view().read_many("host", hosts) if hosts else {}
+    named = named | (await view().read_many("config", configs) if configs else {})
     names = {id: str(resource["title"] or resource["name"]) for id, resource in named.items()}
     return [tell(change, names) for change in found]
 
@@ -23,6 +22,6 @@ async def newest(
     limit: int, *, kinds: Iterable[str] | None = None, ids: Iterable[str] | None = None, before: int | None = None
 ) -> tuple[list[Line], int | None]:
     """The newest lines, newest first, and the position to go on below; None where there are no more."""
-    found = (await changes.newest(services().db, limit=limit, kinds=kinds, ids=ids, before=before)).changes
-    lines = await narrate(reversed(found))
-    return lines, found[0].position if len(found) == limit else None
+    asked = Asked(None if kinds is None else frozenset(kinds), None if ids is None else frozenset(ids))
+    found = await seen().newest(limit, asked, before=before)
+    return await narrate(reversed(found.changes)), found.older

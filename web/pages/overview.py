@@ -7,11 +7,11 @@ from quart import Blueprint, Response
 from inventory import overview
 from inventory.store import ListQuery
 from web.hub import PUBLISHED
+from web.identity import view
 from web.pages.frame import page, person
 from web.pages.narration import newest
 from web.pages.remembered import remembered
 from web.pages.story import gathered, without_parts
-from web.services import services
 
 blueprint = Blueprint("overview", __name__)
 
@@ -25,17 +25,16 @@ READ, TOLD = 200, 14
 @blueprint.get("/")
 async def show() -> Response:
     await person()
-    here = services()
     fleet, versions, (lines, _), halted, waiting, unread = await asyncio.gather(
-        remembered("fleet", lambda: overview.fleet(here.db)),
-        remembered("versions", lambda: overview.versions(here.db)),
+        remembered("fleet", lambda: overview.fleet(view())),
+        remembered("versions", lambda: overview.versions(view())),
         newest(READ, kinds=TOLD_KINDS),
-        here.store.list("host-config", ListQuery("status.halted = true", "updated_at desc", NEEDS_SHOWN)),
-        here.store.list("host", ListQuery('desired_state = "registered"', "created_at desc", NEEDS_SHOWN)),
-        here.store.list("notification", ListQuery('read_at = null AND NOT severity = "info"', "created_at desc", NEEDS_SHOWN)),
+        view().list("host-config", ListQuery("status.halted = true", "updated_at desc", NEEDS_SHOWN)),
+        view().list("host", ListQuery('desired_state = "registered"', "created_at desc", NEEDS_SHOWN)),
+        view().list("notification", ListQuery('read_at = null AND NOT severity = "info"', "created_at desc", NEEDS_SHOWN)),
     )
-    hosts = await here.store.read_many("host", {each["host"] for each in halted.items})
-    configs = await here.store.read_many("config", {each["config"] for each in halted.items})
+    hosts = await view().read_many("host", {each["host"] for each in halted.items})
+    configs = await view().read_many("config", {each["config"] for each in halted.items})
     return await page(
         "overview.html",
         "Overview",

@@ -11,7 +11,7 @@ from inventory.access import Action
 from inventory.errors import Invalid, NotFound
 from inventory.resource import Resource
 from inventory.store import ListQuery
-from web.identity import current_actor
+from web.identity import current_actor, view
 from web.pages import copies
 from web.pages.frame import done, page, person
 from web.pages.host import REFUSALS, load
@@ -69,7 +69,7 @@ async def show_all() -> Response:
 
 async def _tree_page(*, status: int = 200, **more: Any) -> Response:
     regions, sites = await _places()
-    health = await remembered("sites", lambda: overview.health_of_sites(services().db))
+    health = await remembered("sites", lambda: overview.health_of_sites(view()))
     shared: dict[str, Any] = {"refusal": "", "typed": {}, "adding": request.args.get("add", "")}
     nowhere = health.get(None, dict.fromkeys(COUNTS, 0))
     nodes = tree(regions, sites, health)
@@ -77,9 +77,8 @@ async def _tree_page(*, status: int = 200, **more: Any) -> Response:
 
 
 async def _places() -> tuple[list[Resource], list[Resource]]:
-    store = services().store
-    regions = await store.list("region", ListQuery(order_by="name", page_size=MOST))
-    sites = await store.list("site", ListQuery(order_by="name", page_size=MOST))
+    regions = await view().list("region", ListQuery(order_by="name", page_size=MOST))
+    sites = await view().list("site", ListQuery(order_by="name", page_size=MOST))
     return regions.items, sites.items
 
 
@@ -105,7 +104,7 @@ async def show(collection: str, ref: str) -> Response:
 
 async def _page(place: Resource, *, status: int = 200, refusal: str = "", typed: Mapping[str, str] | None = None) -> Response:
     regions, sites = await _places()
-    health = await remembered("sites", lambda: overview.health_of_sites(services().db))
+    health = await remembered("sites", lambda: overview.health_of_sites(view()))
     mine = next((node for node in _walk(tree(regions, sites, health)) if node.place["id"] == place["id"]), Node(place))
     below = [node.place["id"] for node in _walk([mine]) if node.place["kind"] == "site"]
     lines, _ = await newest(12, ids=[place["id"]])
@@ -130,7 +129,7 @@ async def _page(place: Resource, *, status: int = 200, refusal: str = "", typed:
 async def _hosts(place: Resource) -> list[Resource]:
     if place["kind"] != "site":
         return []
-    return (await services().store.list("host", ListQuery(f"site = {quoted(place['id'])}", "name", 100))).items
+    return (await view().list("host", ListQuery(f"site = {quoted(place['id'])}", "name", 100))).items
 
 
 def _walk(nodes: list[Node]) -> list[Node]:

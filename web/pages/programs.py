@@ -97,7 +97,7 @@ async def create_token() -> Response:
     form, actor, now = await _form(), current_actor(), services().store.clock()
     lifetime = LIFETIMES.get(form.get("lifetime", ""), api_tokens.LIFETIME)
     end = None if lifetime is None else time_text(now + lifetime)
-    body = {"name": form.get("name", "").strip(), "role": form.get("role", "viewer"), "expires_at": end}
+    body = {name: form.get(name, "").strip() for name in ("name", "scope")} | {"role": form.get("role", "viewer"), "expires_at": end}
     secret = api_tokens.random_token()
     try:
         made = await written(lambda tx: api_tokens.create(tx, actor, body, accounts.digest(secret), now))

@@ -5,7 +5,7 @@ from typing import Any
 
 from inventory.explain import explain
 from inventory.resource import Resource
-from web.services import services
+from web.identity import view
 
 Reasons = Mapping[str, Any]
 """`summary`, and `causes` [{`reason`, `message`, `since`, `next_attempt_at`}]."""
@@ -16,5 +16,4 @@ async def reasons(kind: str, resource: Resource) -> Reasons | None:
     settled = (resource["status"] or {}).get("indicator") == "idle" and resource["deleted_at"] is None
     if settled and not resource.get("pending"):
         return None
-    here = services()
-    return await explain(here.db, kind, resource["id"])
+    return await explain(view(), kind, resource["id"])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from quart import current_app
 
+from web.identity import view
 from web.services import services
 
 T = TypeVar("T")
@@ -25,9 +26,9 @@ class _Answer:
 
 
 async def remembered(name: str, ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer of `ask`, or the one that was given at the same position of the change log."""
-    answers: dict[str, _Answer] = current_app.extensions.setdefault(_KEY, {})
-    answer = answers.setdefault(name, _Answer())
+    """The answer of `ask`, or the one that was given at the same position of the change log to somebody of the same scope."""
+    answers: dict[tuple[str, str], _Answer] = current_app.extensions.setdefault(_KEY, {})
+    answer = answers.setdefault((name, view().scope), _Answer())
     hub = services().hub
     async with answer.asking:
         position = hub.position

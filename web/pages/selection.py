@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from inventory.access import checked_scope
+from inventory.errors import Invalid
 from inventory.filter import FilterError, compile_filter
 from inventory.kinds.host import HOST
 from inventory.resource import Resource
 from inventory.store import ListQuery
+from web.identity import view
 from web.pages.listing import Wrong
-from web.services import services
 
 SHOWN = 12
 
@@ -37,17 +39,25 @@ async def select(text: str) -> Selection:
         compile_filter(HOST, text, now=datetime.now(UTC), selector=True)
     except FilterError as error:
         return Selection(Wrong(error.detail, text, error.column))
-    store = services().store
-    found = await store.list("host", ListQuery(text, "name", SHOWN, count=True))
-    every = await store.list("host", ListQuery(page_size=1, count=True, fields=("id",)))
+    found = await view().list("host", ListQuery(text, "name", SHOWN, count=True))
+    every = await view().list("host", ListQuery(page_size=1, count=True, fields=("id",)))
     return Selection(None, found.total or 0, every.total or 0, tuple(found.items))
+
+
+async def select_scope(text: str) -> Selection:
+    """Likewise for a scope, which may name nothing by its name."""
+    found = await select(text)
+    try:
+        checked_scope(text)
+    except Invalid as error:
+        return found if found.wrong else Selection(Wrong(error.detail, text, None))
+    return found
 
 
 async def moved(old: str, new: str) -> Moved:
     """Both must be selectors."""
-    store = services().store
-    gains = await store.list("host", ListQuery(_but(new, old), "name", 1, count=True))
-    loses = await store.list("host", ListQuery(_but(old, new), "name", SHOWN, count=True))
+    gains = await view().list("host", ListQuery(_but(new, old), "name", 1, count=True))
+    loses = await view().list("host", ListQuery(_but(old, new), "name", SHOWN, count=True))
     return Moved(gains.total or 0, loses.total or 0, tuple(loses.items))
 
 

@@ -6,9 +6,9 @@ from inventory.errors import NotFound
 from inventory.kind import Kind
 from inventory.kinds import BY_COLLECTION, KINDS
 from inventory.resource import Resource
+from web.identity import view
 from web.pages.frame import page, person
 from web.pages.listing import SIZES, asked, listed
-from web.services import services
 
 blueprint = Blueprint("tables", __name__)
 
@@ -39,6 +39,6 @@ async def _names(kind: Kind, items: list[Resource]) -> dict[str, tuple[str, str]
     """Of what the rows refer to: by id, kind and name."""
     names: dict[str, tuple[str, str]] = {}
     for field, reference in kind.references:
-        found = await services().store.read_many(reference.kind, {item[field.name] for item in items if item[field.name]})
+        found = await view().read_many(reference.kind, {item[field.name] for item in items if item[field.name]})
         names |= {id: (reference.kind, str(resource["name"])) for id, resource in found.items()}
     return names

@@ -1,0 +1,101 @@
+"""Integrations with a scope: their certificate's class, the events on topics of their own, and intents about what is inside alone."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from broker.topics import IntentTopic, Topics
+from inventory.authority import Authority
+from inventory.changes import Relay, position
+from inventory.db import Database
+from inventory.errors import Conflict, Invalid
+from inventory.integrations import check, create, list_all, scopes
+from inventory.intents import Intents
+from inventory.publisher import Publisher
+from inventory.store import Store
+from tests.inventory_wire.installation import new_key, request, until
+from tests.inventory_wire.test_intents import intent, jws
+from tests.inventory_wire.test_publisher import Broker, running
+from tests.two_sides import ADMIN, HANGING, OUTSIDE, SCOPE, two_sides
+
+BROKER = ("fleet.example", 8883)
+KEY = new_key()
+
+
+async def _let_in(db: Database, authority: Authority, name: str = "line", scope: str = SCOPE) -> dict[str, Any]:
+    body = {"name": name, "write": "signed", "scope": scope, "csr": request(KEY)}
+    return await create(db, authority, body, broker=BROKER, now=datetime.now(UTC))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Authority:
+    authority = Authority(tmp_path / "secrets")
+    authority.bootstrap()
+    return authority
+
+
+async def test_its_certificate_and_mosquittos_list_say_that_it_has_one(db: Database, made: Authority) -> None:
+    """Which is what the brokers' rules go by; the same name with another scope is taken."""
+    answer = await _let_in(db, made)
+    subject = x509.load_pem_x509_certificate(answer["certificate"].encode()).subject
+    assert [unit.value for unit in subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)] == ["integration-scoped"]
+    await _let_in(db, made, "erp", "")
+    listed = json.loads((made.directory.parent / "broker" / "integrations.json").read_text())
+    assert listed == [{"name": "erp", "scoped": False}, {"name": "line", "scoped": True}]
+    assert [(each["name"], each["scope"]) for each in await list_all(db)] == [("erp", ""), ("line", SCOPE)]
+    assert await scopes(db) == {"line": SCOPE}
+    assert (await _let_in(db, made))["certificate"] == answer["certificate"]
+    for other in ("", 'labels.side = "elsewhere"'):
+        with pytest.raises(Conflict, match="already"):
+            await _let_in(db, made, scope=other)
+    with pytest.raises(Invalid, match="scope: presence"):
+        await check(db, {"name": "new", "scope": "presence = online", "csr": request(KEY)})
+
+
+async def test_it_is_told_of_what_is_inside_on_its_own_topics(db: Database, store: Store, made: Authority) -> None:
+    """What leaves comes as deleted; whoever has no scope is told everything as ever."""
+    sides, broker = await two_sides(db), Broker()
+    await _let_in(db, made)
+    publisher = Publisher(db, Topics(), broker.publish, broker.connected)
+    async with running(Relay(db).run, publisher.run):
+        await store.patch("host", sides.inside.host, {"labels": {"side": "elsewhere"}}, ADMIN)
+        await store.patch("host", sides.outside.host, {"title": "Unseen"}, ADMIN)
+        await store.patch("region", "north", {"title": "Last"}, ADMIN)
+        await until(lambda: any("/line/" in topic and body["resource"]["title"] == "Last" for topic, body in broker.got), "the last event")
+        end = await position(db)
+    own = [(topic, body) for topic, body in broker.got if topic.startswith("fleet/v1/integrations/line/events/")]
+    assert OUTSIDE not in str(own)
+    assert [body["op"] for topic, body in own if topic.endswith(f"/host/{sides.inside.host}")] == ["deleted"]
+    assert {body["kind"] for _, body in own if body["op"] == "deleted"} == {"host", *HANGING}
+    assert sum(topic.startswith("fleet/v1/events/host/") for topic, _ in broker.got) == 4
+    assert end >= max(body["position"] for _, body in own)
+
+
+async def test_its_intents_are_about_what_is_inside(db: Database, store: Store, made: Authority) -> None:
+    """Outside is 404, what is of no host 403, and so is a patch that would lead out."""
+    sides = await two_sides(db)
+    await _let_in(db, made)
+    replies: list[dict[str, Any]] = []
+
+    async def publish(_: str, payload: bytes) -> None:
+        replies.append(json.loads(payload))
+
+    intents = Intents(store, Topics(), publish)
+    asked: list[tuple[str, str, dict[str, Any], int]] = [
+        ("host", sides.inside.host, {"title": "Mine"}, 200),
+        ("host", sides.outside.host, {"title": "Mine"}, 404),
+        ("host", "outside-press", {"title": "Mine"}, 404),
+        ("notification", sides.outside.ids["notification"], {"read_at": "2026-01-01T00:00:00Z"}, 404),
+        ("region", "north", {"title": "Mine"}, 403),
+        ("host", sides.inside.host, {"labels": {"side": "elsewhere"}}, 403),
+    ]
+    for number, (kind, id, patch, status) in enumerate(asked):
+        await intents.handle(IntentTopic("line", kind, id), jws(KEY, intent(f"c-{number}", **patch)))
+        assert replies[-1]["status"] == status, (kind, id, replies[-1])
+    assert (await store.get("host", sides.inside.host))["labels"] == {"side": "inside"}
+    assert (await store.get("host", sides.outside.host))["title"] == ""
