@@ -1,11 +1,13 @@
 import functools
 from json import dumps, loads
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
 
+from inventory.additive import Additive
 
-class Migration(migrations.Migration):
+
+class Migration(Additive):
     initial = True
 
     operations = [

@@ -1,7 +1,8 @@
 """The version sequence, the partitioned change log, the relay's row, foreign keys and the indexes of the hot paths."""
 
-from tortoise import migrations
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 SEQUENCES_AND_LOG = """
 CREATE SEQUENCE versions AS bigint;
@@ -67,6 +68,6 @@ ALTER TABLE changes_in SET (autovacuum_vacuum_scale_factor = 0.02);
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0001_initial")]
     operations = [ops.RunSQL(statements) for statements in (SEQUENCES_AND_LOG, REFERENCES, INDEXES, STORAGE)]

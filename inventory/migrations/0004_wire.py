@@ -3,8 +3,10 @@
 import functools
 from json import dumps, loads
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 _ENCODER = functools.partial(dumps, separators=(",", ":"))
 
@@ -14,7 +16,7 @@ CREATE INDEX poison_host ON poison (host, id);
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0003_managers")]
     operations = [
         ops.AddField("DeviceStream", "boot_id", fields.CharField(max_length=256, null=True)),

@@ -3,8 +3,10 @@
 import functools
 from json import dumps, loads
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 _ENCODER = functools.partial(dumps, separators=(",", ":"))
 
@@ -16,7 +18,7 @@ CREATE INDEX strays_host ON strays (host);
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0005_unread")]
     operations = [
         ops.CreateModel(

@@ -3,8 +3,10 @@
 import functools
 from json import dumps, loads
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 _ENCODER = functools.partial(dumps, separators=(",", ":"))
 
@@ -13,7 +15,7 @@ ALTER TABLE device_trust ADD FOREIGN KEY (host) REFERENCES host (id) ON DELETE C
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0009_lanes")]
     operations = [
         ops.CreateModel(

@@ -1,7 +1,9 @@
 """People: disabled users, one-time passwords, second factors, sessions that can be listed, sign-ins under way, tokens' last use."""
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 MORE = """
 UPDATE sessions SET id = 'sess-' || substr(md5(random()::text || token_hash), 1, 26);
@@ -15,7 +17,7 @@ CREATE UNIQUE INDEX users_subject ON users (issuer, subject) WHERE subject IS NO
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0011_audit")]
     operations = [
         ops.AddField("User", "title", fields.CharField(max_length=256, default="", db_default="")),

@@ -4,8 +4,10 @@ A device's is noted by a trigger on its identity: whoever writes there, by whate
 machine had before is superseded; with a renewal, it is not.
 """
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 CERTIFICATES = """
 ALTER TABLE certificate ADD FOREIGN KEY (host) REFERENCES host (id) ON DELETE SET NULL;
@@ -45,7 +47,7 @@ WHERE host IS NULL AND unit = 'device' AND revoked_at IS NULL;
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0013_policy")]
     operations = [
         ops.CreateModel(

@@ -3,8 +3,10 @@
 import functools
 from json import dumps, loads
 
-from tortoise import fields, migrations
+from tortoise import fields
 from tortoise.migrations import operations as ops
+
+from inventory.additive import Additive
 
 _ENCODER = functools.partial(dumps, separators=(",", ":"))
 
@@ -21,7 +23,7 @@ CREATE INDEX device_identity_machine_uuid ON device_identity (lower(evidence->>'
 """
 
 
-class Migration(migrations.Migration):
+class Migration(Additive):
     dependencies = [("inventory", "0014_revocation")]
     operations = [
         ops.AddField("HostRow", "expected_serial", fields.CharField(max_length=256, null=True)),
