@@ -20,14 +20,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from fleetward import launch, postgres
+from inventory import passwords
 from inventory.db import Connection, Database, migrate
 from inventory.store import Store
+from tests.hashing import QUICK
 from tests.space import place
 from tests.waiting import until
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+passwords._hasher = QUICK
 
 pytest_plugins = ["tests.running"]
 

@@ -144,6 +144,11 @@ def cookies(browser: Browser, fleet: Fleet) -> list[Any]:
 Open = Callable[..., BrowserContext]
 
 
+def _without_pictures(page: Page) -> None:
+    """No test looks at them, and painting whole pages takes as long as everything else that is done with these."""
+    page.screenshot = lambda **_: b""  # type: ignore[method-assign]
+
+
 @pytest.fixture
 def complaints() -> Iterator[Complaints]:
     found = Complaints()
@@ -152,7 +157,7 @@ def complaints() -> Iterator[Complaints]:
 
 
 @pytest.fixture
-def contexts(browser: Browser, fleet: Fleet, cookies: list[Any], complaints: Complaints) -> Iterator[Open]:
+def contexts(request: pytest.FixtureRequest, browser: Browser, fleet: Fleet, cookies: list[Any], complaints: Complaints) -> Iterator[Open]:
     """Makes signed-in browser contexts; options as Playwright's `new_context` takes them."""
     opened: list[BrowserContext] = []
 
@@ -160,6 +165,8 @@ def contexts(browser: Browser, fleet: Fleet, cookies: list[Any], complaints: Com
         context = browser.new_context(base_url=fleet.site.url, **options)
         context.add_cookies(cookies)
         context.on("page", complaints.watch)
+        if not request.config.getoption("--screenshots"):
+            context.on("page", _without_pictures)
         context.set_default_timeout(10_000)
         opened.append(context)
         return context

@@ -8,6 +8,7 @@ import pytest
 
 from inventory import passwords
 from inventory.errors import Invalid
+from tests.hashing import CAREFUL
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -58,6 +59,14 @@ async def test_a_password_is_the_same_however_it_was_typed() -> None:
     assert await passwords.matches(kept, "caf\u00e9 in the morning")
     assert not await passwords.matches(kept, "cafe in the morning")
     assert not await passwords.matches("", "") and not await passwords.matches(None, "anything")
+
+
+async def test_a_hash_is_made_to_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MiB, three passes, four lanes: the second recommendation of RFC 9106. Other tests hash cheaply."""
+    monkeypatch.setattr(passwords, "_hasher", CAREFUL)
+    kept = await passwords.hashed("correct horse battery staple")
+    assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert await passwords.matches(kept, "correct horse battery staple")
 
 
 def test_one_time_passwords_are_good_and_repeat_only_for_their_claim() -> None:
