@@ -1,4 +1,4 @@
-# One command each: install, up, test, full, check, format, bench, soak, simulate, chaos, pull-the-plug, attack, lock, wheel, sbom,
+# One command each: install, up, test, full, fuzz, check, format, bench, soak, simulate, chaos, pull-the-plug, attack, lock, wheel, sbom,
 # audit-dependencies. Needs Python 3.11 or newer, make and git; the rest comes into .venv, pinned by hash. `make up ARGS="--simulate 50"`
 # hands flags on to `fleetward up`.
 
@@ -11,7 +11,7 @@ WORKERS ?= auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := broker inventory managers edge_agent web fleetward tests benchmarks
 
-.PHONY: install up test full check format bench simulate chaos pull-the-plug attack soak lock wheel sbom audit-dependencies clean
+.PHONY: install up test full fuzz check format bench simulate chaos pull-the-plug attack soak lock wheel sbom audit-dependencies clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed
@@ -27,6 +27,10 @@ test: .venv/installed-dev
 # What `make test` tries in samples, in the numbers that are promised: 1,000 incarnations, 10,000 attacks, 1,000 tampers (docs/testing.md).
 full: .venv/installed-dev
 	$(BIN)/python -m pytest -q --full -m sampled $(ARGS)
+
+# Schemathesis as each role, four minutes a role, with another seed each time (docs/testing.md).
+fuzz: .venv/installed-dev
+	$(BIN)/python -m pytest -q -n 0 --full tests/web/test_fuzz.py $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check $(SOURCES)

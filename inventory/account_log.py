@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from inventory import accounts
 from inventory.actor import Actor
 from inventory.changes import Draft, append
 from inventory.db import Database, Tx
@@ -68,7 +69,7 @@ async def record(
 async def refused(db: Database, name: str, address: str, why: str, now: datetime) -> None:
     """A sign-in was refused. A name that nobody has is left out: people type passwords there. Raises Unavailable."""
     async with db.transaction() as tx:
-        await _refused(tx, await User.filter(name=name).using_db(tx.client).first(), address, {"reason": why}, now)
+        await _refused(tx, await accounts.called(tx, name), address, {"reason": why}, now)
 
 
 async def refused_elsewhere(db: Database, issuer: str, subject: str, address: str, why: str, now: datetime) -> None:

@@ -59,10 +59,16 @@ class Session:
     one_time: bool
 
 
+LONGEST_ID, LONGEST_NAME = 64, 253
+"""Characters that a column holds; Tortoise does not look for more."""
+
+
 async def locked(tx: Tx, model: type[A], what: str, ref: str) -> A:
     """The account by id or name, locked until the commit. `what` it is, in words. Raises NotFound."""
-    for found in (model.filter(id=ref), model.filter(name=ref)) if "\0" not in ref else ():
-        account = await found.using_db(tx.client).select_for_update().first()
+    for column, longest in (("id", LONGEST_ID), ("name", LONGEST_NAME)) if "\0" not in ref else ():
+        if len(ref) > longest:
+            continue
+        account = await model.filter(**{column: ref}).using_db(tx.client).select_for_update().first()
         if account is not None:
             return account
     raise NotFound(f"there is no {what} {ref[:64]!r}")
@@ -97,10 +103,17 @@ async def has_users(db: Database) -> bool:
         return await User.all().using_db(tx.client).exists()
 
 
+async def called(tx: Tx, name: str) -> User | None:
+    """The user of that name, if there is one; the name may be anything that somebody types."""
+    if len(name) > LONGEST_NAME or "\0" in name:
+        return None
+    return await User.filter(name=name).using_db(tx.client).first()
+
+
 async def check_password(db: Database, name: str, password: str, now: datetime) -> Checked | None:
     """The user of that name and password. None, after as long, for a name that there is not, and for somebody who may not sign in."""
     async with db.transaction() as tx:
-        user = await User.filter(name=name).using_db(tx.client).first()
+        user = await called(tx, name)
     matches = await passwords.matches(None if user is None else user.password, password)
     if user is None or not matches or user.disabled_at is not None:
         return None

@@ -129,9 +129,11 @@ def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:
 async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: Actor = SYSTEM) -> None:
     """Its certificates are revoked, those before the present one too, and it may no longer speak. Raises NotFound, Unavailable."""
     async with db.transaction() as tx:
-        row = await tx.raw.fetchrow("DELETE FROM integrations WHERE name = $1 RETURNING id, write, scope, certificate", name)
+        known = "\0" not in name  # no text of the database's
+        sql = "DELETE FROM integrations WHERE name = $1 RETURNING id, write, scope, certificate"
+        row = await tx.raw.fetchrow(sql, name) if known else None
         if row is None:
-            raise NotFound(f"there is no integration {name!r}")
+            raise NotFound(f"there is no integration {name[:64]!r}")
         issued = certificates.as_issued(row["certificate"])
         before = {"name": name, "write": row["write"], "scope": row["scope"], **_shown(row["certificate"])}
         await account_log.record(tx, by, "integration", row["id"], now, before=before)

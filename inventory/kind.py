@@ -78,7 +78,10 @@ def _no_nul(text: str) -> str:
 
 
 def _parse_time(value: Any) -> Any:
-    return parse_time(value) if isinstance(value, str) else value
+    at = parse_time(value) if isinstance(value, str) else value
+    if isinstance(at, datetime) and at.year < 1970:
+        raise ValueError("must not be before 1970")
+    return at
 
 
 def _check_name(value: Any) -> Any:

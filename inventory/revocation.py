@@ -49,7 +49,7 @@ async def revoke(db: Database, ref: str, now: datetime, by: Actor = SYSTEM) -> l
 
     Raises NotFound, Conflict (an integration's, or a name of several), Unavailable."""
     async with db.transaction() as tx:
-        rows = [dict(row) for row in await tx.raw.fetch(SQL["find_certificates"], ref, now)]
+        rows = [] if "\0" in ref else [dict(row) for row in await tx.raw.fetch(SQL["find_certificates"], ref, now)]
         _refuse(ref, rows)
         serials = [row["serial"] for row in rows]
         await take_back(tx.raw, db, serials, now)
@@ -74,7 +74,7 @@ async def take_back(connection: Connection, db: Database, serials: Sequence[str]
 def _refuse(ref: str, rows: Sequence[Mapping[str, Any]]) -> None:
     owners = {(row["unit"], row["name"]) for row in rows}
     if not owners:
-        raise NotFound(f"there is no certificate with the serial {ref!r}, and nobody of that name has one that lasts")
+        raise NotFound(f"there is no certificate with the serial {ref[:64]!r}, and nobody of that name has one that lasts")
     if len(owners) > 1:
         named = ", ".join(sorted(f"{unit} {name}" for unit, name in owners))
         raise Conflict(f"{ref} is the name of several ({named}): say which certificate by its serial")

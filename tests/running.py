@@ -18,7 +18,14 @@ TOGETHER: Mapping[str, str] = MappingProxyType(
 )
 """Directories below tests/ whose files share a worker: because they share a costly fixture of the session, or because each starts a
 whole installation, of which there shall be one at a time. Any other file is a group of its own."""
-FIRST = tuple(dict.fromkeys(TOGETHER.values()))
+LONG = (
+    "tests/inventory_wire/test_renewing_agents.py",
+    "tests/web/test_install_script.py",
+    "tests/web/test_fuzz.py",
+    "tests/operate/test_backup_commands.py",
+)
+"""Files that take longest beside those."""
+FIRST = (*dict.fromkeys(TOGETHER.values()), *LONG)
 """The longest groups begin first, so that none is left alone at the end."""
 MOST_WORKERS = 6
 
@@ -67,6 +74,7 @@ def _place(group: str) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="take the pictures of pages that tests name, for people to look at")
     parser.addoption("--full", action="store_true", help="rounds in the number that is promised, where `make test` makes do with a sample")
 
 

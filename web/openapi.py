@@ -199,11 +199,13 @@ def _access_paths() -> dict[str, dict[str, Any]]:
         "renew", "access", "A device that the broker refuses gets another certificate.", readmitted, 413, 415, 422,
         requestBody={"required": True, **_content(reference("RenewRequest"))},
     )  # fmt: skip
-    login["security"], enroll["security"], renew["security"] = [], [], []
-    signed_out = {"204": {"description": "Signed out."}, "303": {"description": "A browser is sent to sign in."}}
+    signed_out = {"204": {"description": "Signed out, or was so before."}, "303": {"description": "A browser is sent to sign in."}}
+    logout = _operation("signOut", "access", "End the session.", signed_out)
+    for open_to_all in (login, logout, enroll, renew):
+        open_to_all["security"] = []
     return {
         "/login": {"post": login},
-        "/logout": {"post": _operation("signOut", "access", "End the session.", signed_out)},
+        "/logout": {"post": logout},
         "/api/v1/enroll": {"post": enroll},
         "/api/v1/renew": {"post": renew},
         "/api/v1/hosts:preregister": {"post": _preregister()},

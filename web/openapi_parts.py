@@ -15,19 +15,22 @@ PROBLEMS = {
     401: "Nobody has signed in.",
     403: "The role does not suffice, or the field belongs to somebody else.",
     404: "There is no such resource.",
+    408: "The body did not come in time.",
     409: "The resource's state, or what refers to it, does not allow this.",
     410: "The position is below the floor of the change log, or ahead of it.",
     412: "Somebody else wrote in between.",
     413: "The body is longer than 1 MiB.",
     415: "The body is of another type.",
     422: "A field is unknown, ill-typed or not allowed; or the idempotency key was used for something else.",
-    429: "Too many failed sign-ins.",
+    429: "Too many requests of one client wait, or too many sign-ins have failed; `Retry-After` says when to come again.",
     503: "The database can't be reached just now; nothing was written.",
 }
 
 
 def operation(id: str, tag: str, summary: str, answers: dict[str, Any], *problems: int, **more: Any) -> Operation:
-    responses = answers | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted({400, 401, 403, 503, *problems})}
+    read = {408} if 413 in problems else set()  # what reads a body
+    described = sorted({400, 401, 403, 429, 503, *problems, *read})
+    responses = answers | {str(status): {"$ref": f"#/components/responses/{status}"} for status in described}
     return {"operationId": id, "tags": [tag], "summary": summary, "responses": responses, **more}
 
 

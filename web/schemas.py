@@ -336,5 +336,5 @@ GENERAL: dict[str, Schema] = {
             )
         ),
     ),
-    "CertificatePage": _plain("Certificates.", "items", items=_array(_CERTIFICATE), next_page_token=_TEXT),
+    "CertificatePage": _plain("Certificates.", "items", items=_array(_CERTIFICATE), next_page_token=PAGE_MEMBERS["next_page_token"]),
 }

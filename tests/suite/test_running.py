@@ -77,6 +77,11 @@ def test_whole_installations_are_tested_one_at_a_time() -> None:
     assert running.group_of("tests/web/test_signin.py::test_guessing[a]") == "tests/web/test_signin.py"
 
 
+def test_the_files_that_begin_first_are_there() -> None:
+    """One that was renamed would begin whenever its turn came."""
+    assert [path for path in running.LONG if not (ROOT / path).is_file()] == []
+
+
 def test_time_in_which_a_machine_is_busy_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadline of 1 s is over after 1 s with CPUs to spare, and after more where something had to wait for one; not without end."""
     now, lost = 0.0, 0.0

@@ -67,6 +67,13 @@ async def test_a_change_is_streamed_as_it_happens(site: Site) -> None:
     assert change["actor"]["name"] == "admin"
 
 
+async def test_a_head_of_a_stream_ends(site: Site) -> None:
+    """It has the stream's headers, and no body that would never come to its end."""
+    async with site.async_client() as client, patience(10):
+        answer = await client.head("/api/v1/events/stream")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+
+
 async def test_what_is_deleted_is_shown_as_it_was(site: Site) -> None:
     """The `resource` of a deletion is the one from before it, so that a reader knows what went."""
     async with site.async_client() as client:

@@ -63,6 +63,11 @@ TABLE: dict[str, Wrong] = {
     "a name that is not UTF-8": Wrong("GET", f"{R}/%ff%fe", 404),
     "a very long name": Wrong("GET", f"{R}/{'n' * 5000}", 404),
     "a path that climbs": Wrong("GET", f"{R}/..%2f..%2fetc", 404),
+    "a user's name that is too long": Wrong("GET", f"/api/v1/users/{'n' * 254}", 404),
+    "a user's name longer than an id": Wrong("PATCH", f"/api/v1/users/{'n' * 65}", 404, json={"title": "x"}),
+    "an API token's name that is too long": Wrong("DELETE", f"/api/v1/api-tokens/{'n' * 5000}", 404),
+    "a NUL in an integration's name": Wrong("DELETE", "/api/v1/integrations/no%00ne", 404),
+    "a NUL in a certificate's serial": Wrong("POST", "/api/v1/certificates/%00:revoke", 404),
     "PATCH of nothing": Wrong("PATCH", f"{R}/south", 404, json={"title": "x"}),
     "DELETE of nothing": Wrong("DELETE", f"{R}/south", 404),
     "explain of nothing": Wrong("GET", f"{H}/nobody/explain", 404),
@@ -154,6 +159,7 @@ TABLE: dict[str, Wrong] = {
     "labels that are a list": Wrong("POST", R, 422, "/labels", json={"name": "a", "labels": ["x"]}),
     "a label that is a number": Wrong("POST", R, 422, "/labels/a", json={"name": "a", "labels": {"a": 1}}),
     "a label key with a space": Wrong("POST", R, 422, "/labels", json={"name": "a", "labels": {"a b": "1"}}),
+    "a time before there were any": Wrong("POST", E, 422, "/expires_at", json={"name": "a", "expires_at": "0001-01-01T00:00:00Z"}),
     "a latitude off the earth": Wrong("POST", S, 422, "/latitude", json={"name": "a", "latitude": 91}),
     "a latitude as text": Wrong("POST", S, 422, "/latitude", json={"name": "a", "latitude": "52"}),
     "a time zone of nowhere": Wrong("POST", S, 422, "/timezone", json={"name": "a", "timezone": "Mars/Olympus"}),
@@ -213,6 +219,9 @@ TABLE: dict[str, Wrong] = {
     # Sign-in and enrollment.
     "sign-in without a password": Wrong("POST", "/login", 422, "/password", json={"username": "admin"}, role=None),
     "sign-in with a number": Wrong("POST", "/login", 422, "/username", json={"username": 5, "password": "x"}, role=None),
+    "sign-in with a name longer than any": Wrong(
+        "POST", "/login", 401, json={"username": "n" * 300, "password": "x"}, role=None, recorded=1
+    ),
     "sign-in with a wrong password": Wrong("POST", "/login", 401, json={"username": "admin", "password": "x"}, role=None, recorded=1),
     "GET of logout": Wrong("GET", "/logout", 405),
     "enroll with nothing": Wrong("POST", "/api/v1/enroll", 422, "/token", json={}, role=None),

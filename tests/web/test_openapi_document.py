@@ -12,6 +12,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from inventory.kinds import KINDS
+from tests.web.site_under_test import Site
 from web.app import create_app
 from web.openapi import document
 from web.schemas import type_name
@@ -78,6 +79,22 @@ def test_what_the_api_answers_fits_its_schemas(client: httpx.Client) -> None:
     assert _errors("ChangePage", client.get("/api/v1/events").json()) == []
     assert _errors("KindPage", client.get("/api/v1/kinds").json()) == []
     assert _errors("Identity", client.get("/api/v1/whoami").json()) == []
+    assert _errors("CertificatePage", client.get("/api/v1/certificates").json()) == []
+    assert client.post("/api/v1/users", json={"name": "ann"}).status_code == 201
+    tried = client.post("/api/v1/users/ann:reset-password", params={"dry_run": "true"}).json()
+    assert _errors("User", tried) == [] and "password" not in tried
+    assert {"$ref": "#/components/schemas/User"} in _schema("/api/v1/users/{ref}:reset-password", "200")["anyOf"]
+
+
+def _schema(path: str, status: str) -> Any:
+    return document()["paths"][path]["post"]["responses"][status]["content"]["application/json"]["schema"]
+
+
+def test_whoever_has_no_session_may_sign_out(site: Site) -> None:
+    """As the document says."""
+    assert document()["paths"]["/logout"]["post"]["security"] == []
+    with site.client(None) as stranger:
+        assert stranger.post("/logout").status_code == 204
 
 
 def _errors(name: str, value: Any) -> list[str]:

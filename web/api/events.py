@@ -94,7 +94,8 @@ async def stream_events() -> Response:
     if here.following.total() >= STREAMS:
         raise Unavailable("more streams are open than this process serves: come back in a moment")
     stream = counted(here.following, client, standing(here.standing, held(), here.hub, after, wanted, here.lenses.of(held().scope)))
-    response = Response(stream, content_type="text/event-stream; charset=utf-8")
+    # HEAD gets the headers and no body, which would never end.
+    response = Response(b"" if request.method == "HEAD" else stream, content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None
     return response
