@@ -14,11 +14,12 @@ OWN = "a password of my own choosing"
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-def added(page: Page, name: str, role: str) -> str:
+def added(page: Page, name: str, role: str, scope: str = "") -> str:
     """Their one-time password, as the page shows it once."""
     page.goto("/access")
     page.get_by_label("Name", exact=False).first.fill(name)
     page.get_by_label("Role").select_option(role)
+    page.get_by_label("Only for these hosts").fill(scope)
     page.get_by_role("button", name="Add").click()
     return page.locator("#made pre").inner_text().strip()
 
@@ -92,6 +93,32 @@ def test_a_second_factor_from_the_picture_to_the_sign_in(page: Page, contexts: O
     again.wait_for_url("**/hosts")
     again.goto("/account")
     assert "9 recovery codes left" in again.locator("#second-factor").inner_text()
+
+
+def test_a_scope_shows_its_hosts_while_it_is_typed(page: Page, contexts: Open, fleet: Fleet, tmp_path: Path) -> None:
+    """How many and the first of them, or what is wrong with it; and whoever has it sees these hosts and no button that is not theirs."""
+    page.goto("/access")
+    preview, field = page.locator("#scope-preview"), page.get_by_label("Only for these hosts")
+    preview.get_by_text("31 hosts match").wait_for()
+    field.fill("presence = online")
+    preview.get_by_text("can't be used in a selector").wait_for()
+    field.fill('site = "berlin-plant"')
+    preview.get_by_text("by its id").wait_for()
+    field.fill('labels.line = "4"')
+    preview.get_by_text("6 of 31 hosts match").wait_for()
+    page.screenshot(path=tmp_path / "scope.png", full_page=True)
+    handed = added(page, "linda", "operator", 'labels.line = "4"')
+    assert page.locator("td .sub.mono").all_inner_texts() == ['labels.line = "4"']
+    theirs = sign_in(contexts(viewport={"width": 1440, "height": 900}), "linda", handed)
+    choose(theirs, handed)
+    theirs.wait_for_url("**/hosts*")
+    assert theirs.locator("tbody tr").count() == 6
+    theirs.screenshot(path=tmp_path / "hosts.png", full_page=True)
+    theirs.goto("/configs")
+    assert theirs.get_by_role("link", name="New config").count() == 0
+    theirs.goto("/enroll")
+    theirs.get_by_text("somebody else makes them").wait_for()
+    theirs.screenshot(path=tmp_path / "enroll.png", full_page=True)
 
 
 def test_a_page_that_is_open_ends_with_its_session(page: Page, contexts: Open, fleet: Fleet, complaints: Complaints) -> None:
