@@ -32,6 +32,7 @@ from inventory.kinds import BY_NAME
 from inventory.resource import time_text
 from inventory.signing import CommandSigner
 from inventory.store import Store
+from inventory.vault import Vault
 from managers.rendering import Renderer
 from managers.service import assemble, started
 from managers.settings import Settings
@@ -103,7 +104,7 @@ async def populate(db: Database, hosts: int) -> None:
 
 async def evaluation(db: Database) -> float:
     """Milliseconds of the statement that asks 500 hosts about all configs."""
-    configs = [config for config in (await Configs(db).all()).values() if not config.deleted]
+    configs = [config for config in (await Configs(db, Vault(Path())).all()).values() if not config.deleted]
     async with db.acquire() as connection:
         ids = [row["id"] for row in await connection.fetch("SELECT id FROM host ORDER BY id LIMIT 500")]
         await applying.matching(connection, ids, configs)

@@ -1,9 +1,11 @@
 """The journal: `state.Durable` in SQLite, so that a crash at any point costs nothing that was promised.
 
-WAL with synchronous=FULL: a commit is on disk when it returns. The difference of two `Durable`s is written in one transaction; records
-that did not change are the same objects and cost nothing. A journal that can't be written is a condition that the caller handles
-(`JournalError`), one that can't be read is set aside (`open_journal` says so). Applied configs are deliberately not in here: what an
-applier must undo some day has to survive the loss of this file (`appliers.ledger`). Used by `runtime`, from one thread.
+WAL with synchronous=FULL: a commit is on disk when it returns. What is deleted is overwritten, and once a command that carried secrets is
+done the WAL, which has it still, begins anew: the journal keeps them no longer than it needs them. The difference of two `Durable`s is
+written in one transaction; records that did not change are the same objects and cost nothing. A journal that can't be written is a
+condition that the caller handles (`JournalError`), one that can't be read is set aside (`open_journal` says so). Applied configs are
+deliberately not in here: what an applier must undo some day has to survive the loss of this file (`appliers.ledger`). Used by `runtime`,
+from one thread.
 """
 
 import json
@@ -42,7 +44,14 @@ CREATE TABLE IF NOT EXISTS records (
 ) WITHOUT ROWID
 """
 _OWNER = "CREATE TABLE IF NOT EXISTS owner (device TEXT NOT NULL)"
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=200", "journal_size_limit=1048576")
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "secure_delete=ON",
+    "cache_size=-256",
+    "wal_autocheckpoint=200",
+    "journal_size_limit=1048576",
+)
 
 
 class JournalError(Exception):
@@ -112,6 +121,9 @@ class Journal:
         if before is not None and not gone and not changed:
             return
         self._write(gone, changed, clear=before is None)
+        if any(_let_go_of_secrets(old.get((r.space, r.key)), r) for r in changed):
+            with _explained():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         self._db.close()
@@ -225,6 +237,13 @@ def _sqlite_code(name: str) -> ErrorCode:
             return ErrorCode.READ_ONLY
         case _:
             return ErrorCode.INTERNAL
+
+
+def _let_go_of_secrets(old: _Record | None, new: _Record) -> bool:
+    """Whether a command had secrets among its arguments (contract.md section 4: their salt is there then), and has them no more."""
+    if old is None or not (isinstance(old.value, Entry) and isinstance(new.value, Entry)) or old.value.order is None:
+        return False
+    return new.value.order is None and "salt" in old.value.order.args
 
 
 def _same(old: _Record, new: _Record) -> bool:

@@ -1,6 +1,6 @@
 """`python -m inventory`: the Inventory service; `bootstrap`: the first step of every start; `migrate`: the schema alone; `certificate`: the
-secrets of a replica; `rotate-command-key`; `authority`: rotation of the CA and the command root; `dump` and `load`: the database for
-`fleetward backup` and `restore`; `verify`: the change log for `fleetward audit`.
+secrets of a replica; `rotate-command-key`; `authority`: rotation of the CA and the command root; `vault`: the key that secrets lie under,
+and its rotation; `dump` and `load`: the database for `fleetward backup` and `restore`; `verify`: the change log for `fleetward audit`.
 
 Settings come from the environment (`inventory.settings`), flags go before them. Standard output is for the caller: `ready` from the
 service, one JSON line from bootstrap. The log goes to standard error, in JSON lines. Exit 2: the environment is wrong; a line says how.
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from broker import logs
-from inventory import backup, rotation, seals, service, trusting, verdict
+from inventory import backup, rotation, seals, service, trusting, vault_keys, verdict
 from inventory.authority import Authority
 from inventory.backup import BackupError
 from inventory.bootstrap import Wanted, bootstrap
 from inventory.db import Database, migrate
 from inventory.errors import Unavailable
+from inventory.resource import time_text
 from inventory.secret_files import AuthorityError
 from inventory.settings import Settings
 
@@ -49,6 +50,9 @@ def _arguments() -> argparse.Namespace:
     named.add_argument("--new-key", action="store_true", help="with another key, in the place of one that is to be revoked")
     named.add_argument("--out", metavar="DIR", type=Path, help="the secrets directory to make; without it, into the installation's own")
     commands.add_parser("rotate-command-key", help="another key to sign commands with; the one before is void from then on")
+    vault = commands.add_parser("vault", help="the key that secrets of configs lie under: how it stands, and its rotation")
+    vault.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
+    vault.add_argument("do", choices=("show", "rotate"))
     keys = commands.add_parser("authority", help="CA and command root: how they stand, and their rotation")
     keys.add_argument("--database", metavar="URL", default=argparse.SUPPRESS)
     keys.add_argument("do", choices=("show", "rotate", "advance"))
@@ -95,6 +99,8 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
                 print(path)
         case "authority":
             print(json.dumps(await _authority(settings, options)))
+        case "vault":
+            print(json.dumps(await _vault(settings, options.do == "rotate")))
         case "rotate-command-key":
             print(f"generation {Authority(settings.secrets).rotate_command_key()}")
         case "dump":
@@ -108,6 +114,17 @@ async def _run(options: argparse.Namespace, settings: Settings) -> int:
         case _:
             await service.run(settings)
     return 0
+
+
+async def _vault(settings: Settings, rotates: bool) -> dict[str, Any]:
+    """How it stands after what was asked for. Raises AuthorityError, Unavailable."""
+    db = await Database.open(settings.database, application="fleetward-vault", pool_size=2)
+    try:
+        resealed = await vault_keys.rotate(db, settings.secrets, datetime.now(UTC)) if rotates else 0
+        found = await vault_keys.standing(db)
+        return {"key": found.key, "since": time_text(found.since), "secrets": found.secrets, "older": found.older, "resealed": resealed}
+    finally:
+        await db.close()
 
 
 async def _authority(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:

@@ -6,14 +6,17 @@ version, since their files are large and read for every host. Nothing is written
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from inventory import deposits
 from inventory.db import SQL, Connection, Database, loads
 from inventory.filter import FilterError, Predicate, compile_filter
 from inventory.kinds.host import HOST
 from inventory.resource import column, shown, source
+from inventory.secret_field import SALT
+from inventory.vault import Unsealable, Vault
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,12 @@ class Config:
     on_change: Any
     created_at: datetime
     deleted: bool
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By name, as templates see them."""
+    salt: str = field(default="", repr=False)
+    """For the digest of files with secrets in them; empty where there are none."""
+    locked: str = ""
+    """Why its secrets can't be read; empty where they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +122,36 @@ class View:
 
 
 class Configs:
-    """All configs, read again only where their version has changed."""
+    """All configs with their secrets, read again only where their version has changed, or what is sealed could not be opened."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, vault: Vault) -> None:
         self._db = db
+        self._vault = vault
         self._known: dict[str, Config] = {}
 
     async def all(self) -> dict[str, Config]:
         """Those being deleted included."""
         async with self._db.acquire() as connection:
             versions = {row["id"]: row["version"] for row in await connection.fetch("SELECT id, version FROM config")}
-            stale = [id for id, version in versions.items() if id not in self._known or self._known[id].version != version]
-            rows = await connection.fetch("SELECT * FROM config WHERE id = ANY ($1::text[])", stale) if stale else []
+            stale = [id for id, version in versions.items() if not self._is_known(id, version)]
+            rows = await connection.fetch(SQL["configs"], stale) if stale else []
         known = {id: config for id, config in self._known.items() if id in versions}
-        known.update({row["id"]: _config(row) for row in rows})
+        known.update({row["id"]: self._opened(_config(row), loads(row["sealed"]) or {}) for row in rows})
         self._known = known
         return known
+
+    def _is_known(self, id: str, version: int) -> bool:
+        return id in self._known and self._known[id].version == version and not self._known[id].locked
+
+    def _opened(self, config: Config, sealed: Mapping[str, str]) -> Config:
+        texts: dict[str, str] = {}
+        for name, each in sealed.items():
+            try:
+                texts[name] = self._vault.open(deposits.context(config.id, name), each).decode()
+            except Unsealable as error:
+                log.error("a config's secrets can't be read", extra={"key": config.id, "error": str(error)})
+                return replace(config, locked=f"{name}: {error}")
+        return replace(config, salt=texts.pop(SALT, ""), secrets=texts)
 
 
 async def read_hosts(connection: Connection, ids: Sequence[str]) -> dict[str, Host]:

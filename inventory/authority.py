@@ -28,7 +28,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from broker.acl import REPLICAS
 from broker.messages import Delegation, KeyList, decode_text, now_text
-from inventory import arranging, certificates, keychain
+from inventory import arranging, certificates, keychain, vault
 from inventory.certificates import BACK_DATED, Issued, Issuer, Withdrawn
 from inventory.keychain import Keychain
 from inventory.secret_files import AuthorityError, Fresh, alone, read_raw_key, write_secret
@@ -48,8 +48,8 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 NEEDS = {
     "svc-inventory": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "command.key", "delegation.json", "audit.key"),
-    "svc-managers": ("ca.crt", "command.key", "delegation.json"),
-    "svc-web": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "session.key", "web.crt", "web.key"),
+    "svc-managers": ("ca.crt", "command.key", "delegation.json", "vault.key"),
+    "svc-web": ("ca.crt", "ca.key", "keys.json", "channel-master.key", "session.key", "vault.pub", "web.crt", "web.key"),
     "svc-broker": ("ca.crt", "ca.crl", "broker.crt", "broker.key"),
 }
 """What of the secrets each role reads, beside its own certificate."""
@@ -167,6 +167,7 @@ class Authority:
         self._ensure_raw("channel-master.key")
         self._ensure_raw("session.key")
         self._ensure_raw("audit.key")
+        self._ensure_vault()
         self._ensure_command_keys()
         for name in service_certificates():
             if name in SERVICES or self._path(f"{name}.key").exists():
@@ -305,6 +306,11 @@ class Authority:
     def _ensure_raw(self, name: str) -> None:
         if not self._path(name).exists():
             write_secret(self._path(name), b64(secrets.token_bytes(32)).encode() + b"\n")
+
+    def _ensure_vault(self) -> None:
+        if not self._path(vault.KEY_FILE).exists():
+            vault.Keys((secrets.token_bytes(32),)).write(self.directory)
+        vault.Keys.read(self.directory).write_public(self.directory)
 
     def _ensure_command_keys(self) -> None:
         if not self._path("command-root.key").exists():

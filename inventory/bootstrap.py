@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from inventory import accounts, passwords, seals
+from inventory import accounts, passwords, seals, vault_keys
 from inventory.authority import Authority
 from inventory.db import Database, migrate
 from inventory.revocation import note_services
@@ -43,6 +43,7 @@ async def bootstrap(wanted: Wanted, now: datetime) -> str | None:
     try:
         async with _alone(db):
             await seals.ensure_key(db, wanted.secrets)
+            await vault_keys.ensure(db, wanted.secrets, now)
             authority = Authority(wanted.secrets)
             authority.bootstrap(wanted.advertised)
             await note_services(db, authority, now)

@@ -19,6 +19,7 @@ import asyncpg
 
 from inventory.actor import Actor
 from inventory.db import Database, dumps
+from inventory.deposits import Depositor
 from inventory.errors import Forbidden, Outdated
 from inventory.ids import new_id
 from inventory.kind import Field, Kind, Scalar
@@ -130,10 +131,10 @@ class BulkWriter(Writer):
 
 
 @asynccontextmanager
-async def transaction(db: Database, at: datetime) -> AsyncIterator[BulkWriter]:
+async def transaction(db: Database, at: datetime, depositor: Depositor | None = None) -> AsyncIterator[BulkWriter]:
     """A transaction with its writer; the changes are appended before the commit. Raises Unavailable."""
     async with db.transaction() as tx:
-        writer = BulkWriter(tx, at)
+        writer = BulkWriter(tx, at, depositor)
         yield writer
         await writer.flush()
 

@@ -36,6 +36,8 @@ class DueCommand:
     enrolled: bool
     now: datetime
     """What time it is by the clock that all replicas share."""
+    sealed: str | None = None
+    """What belongs to its arguments besides (`managers.sealed_args`)."""
 
 
 async def take_due(tx: Tx, now: datetime | None, limit: int) -> list[DueCommand]:

@@ -8,6 +8,7 @@ Source: design.md G1; draft-ietf-httpapi-idempotency-key-header.
 """
 
 import hashlib
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -43,12 +44,14 @@ class Claim:
         at: datetime,
         valid_until: datetime | None = None,
         pointer: str = "Idempotency-Key",
+        secret: bytes = b"",
     ) -> "Claim":
         """request: what was asked besides the body (method and path). One actor's keys are nothing to another's. valid_until: how long the
         request itself may be repeated by whoever holds it, such as a signed intent; the answer is kept for as long. pointer: where the key
-        stood, for errors."""
+        stood, for errors. secret: a key outside the database, where a body may hold what could be guessed from its plain digest."""
         bound = hashlib.sha256("\0".join((actor.type, actor.name, key)).encode()).hexdigest()
-        return cls(bound, hashlib.sha256(f"{request}\0{dumps(body)}".encode()).hexdigest(), at, max(at + KEPT, valid_until or at), pointer)
+        digest = hmac.digest(secret, f"{request}\0{dumps(body)}".encode(), hashlib.sha256).hex()
+        return cls(bound, digest, at, max(at + KEPT, valid_until or at), pointer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Source: design.md section 5, contract.md section 4.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
+from inventory.errors import Problem
 from inventory.times import parse_time
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
@@ -145,6 +146,8 @@ class Field:
     """Shown on the single resource only, not in lists (the facts)."""
     selects: str = ""
     """The text is a selector over this kind."""
+    secret: bool = False
+    """A map from name to text that is written and never read back (`inventory.secret_field`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +187,8 @@ class Kind:
     deletable_by_user: bool = True
     names_itself: bool = False
     """A user may leave the name out; it is then the id."""
+    fits: Callable[[Mapping[str, Any]], Iterable[Problem]] | None = None
+    """What is wrong with the fields of a resource together."""
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.fields]

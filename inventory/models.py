@@ -19,6 +19,8 @@ __models__ = [
     tables.DeviceTrust,
     tables.Certificate,
     tables.EnrollmentRequest,
+    tables.Secret,
+    tables.VaultState,
     tables.Poison,
     tables.DeviceLog,
     tables.IngestLease,

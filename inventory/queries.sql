@@ -572,6 +572,45 @@ ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position + 1, EXCLU
 -- $1 those that ended before, $2 how many
 DELETE FROM certificate WHERE serial IN (SELECT serial FROM certificate WHERE expires_at < $1 ORDER BY serial LIMIT $2) RETURNING serial;
 
+------------------------------------------------------------------------------------------------------------------- secrets
+
+-- name: put_secrets
+-- $1 owner, $2 name[], $3 sealed[], $4 tag[], $5 now
+INSERT INTO secret (owner, name, sealed, tag, changed_at)
+SELECT $1, name, sealed, tag, $5 FROM unnest($2::text[], $3::text[], $4::bytea[]) AS t (name, sealed, tag)
+ON CONFLICT (owner, name) DO UPDATE SET sealed = EXCLUDED.sealed, tag = EXCLUDED.tag, changed_at = EXCLUDED.changed_at;
+
+-- name: drop_secrets
+-- Those of a resource, but for these names. $1 owner, $2 names
+DELETE FROM secret WHERE owner = $1 AND name <> ALL ($2::text[]);
+
+-- name: put_salt
+-- Made with the first secret, and kept as long as there is one. $1 owner, $2 name, $3 sealed, $4 now
+INSERT INTO secret (owner, name, sealed, tag, changed_at) VALUES ($1, $2, $3, '', $4) ON CONFLICT (owner, name) DO NOTHING;
+
+-- name: name_vault_key
+-- From its commit on everybody seals under this key; those who are just sealing under the one before are waited for. $1 key, $2 now
+INSERT INTO vault_state (id, key, since) VALUES (1, $1, $2)
+ON CONFLICT (id) DO UPDATE SET key = EXCLUDED.key, since = EXCLUDED.since WHERE vault_state.key <> EXCLUDED.key;
+
+-- name: configs
+-- With their secrets, sealed, by name. $1 ids
+SELECT c.*, (SELECT jsonb_object_agg(s.name, s.sealed) FROM secret s WHERE s.owner = c.id) AS sealed
+FROM config c WHERE c.id = ANY ($1::text[]);
+
+-- name: vault_standing
+-- The key, and how many secrets lie under it or another one.
+SELECT v.key, v.since, count(s.id) FILTER (WHERE s.name <> '.salt') AS secrets, count(s.id) FILTER (WHERE split_part(s.sealed, '.', 1) <> v.key) AS older
+FROM vault_state v LEFT JOIN secret s ON true GROUP BY v.key, v.since;
+
+-- name: older_secrets
+-- $1 the newest key, $2 only those after this id, $3 how many
+SELECT id, owner, name, sealed FROM secret WHERE split_part(sealed, '.', 1) <> $1 AND id > $2 ORDER BY id LIMIT $3 FOR UPDATE;
+
+-- name: reseal_secrets
+-- $1 id[], $2 sealed[]
+UPDATE secret s SET sealed = v.sealed FROM unnest($1::bigint[], $2::text[]) AS v (id, sealed) WHERE s.id = v.id;
+
 --------------------------------------------------------------------------------------------------------- configs and hosts
 
 -- name: host_config_views
@@ -707,7 +746,7 @@ UNION SELECT config FROM host_config WHERE coalesce((status->>'halted')::boolean
 -- Commands that are to be sent, sent again or ended, each with where its device is; `now` is what time it is by whoever keeps it. One that
 -- was not taken yet is due within seconds, or was made so by a clock that has been put right since.
 -- $1 now, or NULL for this clock, $2 how many
-SELECT c.id, c.host, c.verb, c.args, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.first_fence, c.sends,
+SELECT c.id, c.host, c.verb, c.args, c.sealed, c.resource, c.state, c.attempt, c.timeout_s, c.not_after, c.first_fence, c.sends,
        c.sent_session, h.presence, s.session,
        CASE WHEN h.desired_state IN ('untrusted', 'deleted') THEN h.desired_state ELSE h.current_state END AS host_state, di.host IS NOT NULL AND di.revoked_at IS NULL AS enrolled,
        coalesce($1::timestamptz, clock_timestamp()) AS now

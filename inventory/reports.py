@@ -193,7 +193,7 @@ def _end_values(command: Resource, result: Result, at: datetime) -> Values:
     said = _result_json(result)
     if command["state"] in _PROGRESS:
         started = _moment(result.started_at)
-        values = {"state": result.state.value, "result": said, "finished_at": at, "due_at": None}
+        values = {"state": result.state.value, "result": said, "finished_at": at, "due_at": None, "sealed": None}
         return values | ({"started_at": started} if started else {})
     if command["result"] is not None and command["result"].get("id") == result.id:
         return {}

@@ -23,7 +23,7 @@ class ReadRow(Protocol):
     def keys(self) -> Iterable[str]: ...
 
 
-_DEEP = frozenset({"labels", "effective_labels", "status"})
+_DEEP = frozenset({"labels", "effective_labels", "status", "secrets"})
 """Members whose changes are told one level down, as `labels.line`."""
 
 

@@ -25,7 +25,7 @@ from broker.heap import keep_trimmed
 from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, BrokerTopic, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
-from inventory import endings, metrics, retention, telemetry
+from inventory import endings, metrics, retention, telemetry, vault_keys
 from inventory.asked import RETRY_AFTER_S, Asked
 from inventory.authority import Authority, utcnow
 from inventory.bootstrap import forget_first_password
@@ -273,7 +273,17 @@ class Service:
             await asyncio.to_thread(self._authority.renew)
         except (AuthorityError, OSError) as error:
             log.error("certificates can't be renewed", extra={"error": str(error)})
+        await self._ensure_vault()
         await endings.tell(self._store, self._settings.grace)
+
+    async def _ensure_vault(self) -> None:
+        """After an upgrade nobody has bootstrapped again."""
+        if not (self._settings.secrets / "command-root.key").exists():
+            return  # the secrets of a replica
+        try:
+            await vault_keys.ensure(self._store.db, self._settings.secrets, utcnow())
+        except (AuthorityError, OSError) as error:
+            log.error("secrets of configs can't be kept", extra={"error": str(error)})
 
 
 def _sealer(settings: Settings) -> Sealer | None:

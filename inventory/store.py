@@ -20,6 +20,7 @@ from inventory import bulk
 from inventory.actor import Actor
 from inventory.bulk import BulkWriter
 from inventory.db import SQL, Database
+from inventory.deposits import Depositor
 from inventory.kind import Kind
 from inventory.kinds import BY_NAME
 from inventory.listing import ListQuery
@@ -48,11 +49,12 @@ class _DryRun(Exception):
 
 
 class Writes:
-    """Writes resources. `ref` is an id or a name; `kind` a kind's name."""
+    """Writes resources. `ref` is an id or a name; `kind` a kind's name. `depositor`: takes secrets in; without one none are taken."""
 
-    def __init__(self, db: Database, clock: Callable[[], datetime] = utcnow) -> None:
+    def __init__(self, db: Database, clock: Callable[[], datetime] = utcnow, depositor: Depositor | None = None) -> None:
         self.db = db
         self.clock = clock
+        self.depositor = depositor
 
     # --- writes that users ask for --------------------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Writes:
     @asynccontextmanager
     async def transaction(self, lease: Lease | None = None) -> AsyncIterator[BulkWriter]:
         """Several writes in one transaction. Raises LeaseLost before anything is written if the lease is no longer held."""
-        async with bulk.transaction(self.db, self.clock()) as writer:
+        async with bulk.transaction(self.db, self.clock(), self.depositor) as writer:
             if lease is not None:
                 await writer.check_lease(lease)
             yield writer

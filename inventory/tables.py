@@ -224,6 +224,33 @@ class EnrollmentRequest(Model):
         table = "enrollment_request"
 
 
+class Secret(Model):
+    """A secret of a resource, sealed (`inventory.vault`), under a name that is its own in that resource. `tag` (`inventory.deposits`) tells
+    whether another value is the same."""
+
+    id = fields.BigIntField(primary_key=True, generated=True)
+    owner = CharField(max_length=64)
+    name = CharField(max_length=64)
+    sealed = TextField()
+    tag = fields.BinaryField()
+    changed_at = DatetimeField()
+
+    class Meta:
+        table = "secret"
+        unique_together = (("owner", "name"),)
+
+
+class VaultState(Model):
+    """The id of the key that secrets are sealed under, in the only row there is."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    key = CharField(max_length=16)
+    since = DatetimeField()
+
+    class Meta:
+        table = "vault_state"
+
+
 class Poison(Model):
     """A message of a device whose body could not be used, set aside with its error."""
 

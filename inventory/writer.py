@@ -14,10 +14,11 @@ from typing import Any
 
 from tortoise.exceptions import IntegrityError
 
-from inventory import access, labels
+from inventory import access, deposits, labels
 from inventory.actor import Actor
 from inventory.changes import Draft, append
-from inventory.db import Tx, dumps
+from inventory.db import Tx, dumps, loads
+from inventory.deposits import Depositor
 from inventory.errors import Conflict, Forbidden, Invalid, LeaseLost, NotFound, PreconditionFailed, Problem
 from inventory.filter import FilterError, compile_filter
 from inventory.ids import new_id
@@ -26,6 +27,7 @@ from inventory.kinds import BY_NAME, KINDS, ROWS
 from inventory.kinds.host import HOST
 from inventory.resource import Resource, changed_paths, column, from_row, logged, source, time_text
 from inventory.rows import ResourceRow
+from inventory.secret_field import MARKS_NOW
 from inventory.validate import Values, create_values, patch_values
 
 TOLD_USERS = 10
@@ -44,11 +46,12 @@ class Lease:
 
 
 class Writer:
-    """The writes of one transaction. `at`: the time that all of them carry."""
+    """The writes of one transaction. `at`: the time that all of them carry. `depositor`: takes users' secrets in, where any are taken."""
 
-    def __init__(self, tx: Tx, at: datetime) -> None:
+    def __init__(self, tx: Tx, at: datetime, depositor: Depositor | None = None) -> None:
         self.tx = tx
         self.at = at
+        self.depositor = depositor
         self._drafts: list[Draft] = []
 
     async def flush(self) -> None:
@@ -76,6 +79,8 @@ class Writer:
         if actor.creates_as not in kind.creators and actor.type != "system":
             raise Forbidden(f"a {kind.name} is made by {' or '.join(sorted(kind.creators))}, not by a {actor.type}")
         values = create_values(kind, body, actor)
+        await self._settle_secrets(kind, None, values)
+        self._check_fits(kind, {}, values)
         await self._resolve_references(kind, values, actor)
         self._check_selectors(kind, values)
         id = await self._insert(kind, values | (extra or {}), actor)
@@ -91,11 +96,13 @@ class Writer:
         if current["deleted_at"] is not None:
             raise Conflict(f"{kind.name} {current['name']} is being deleted")
         self._check_transition(kind, current, values)
+        await self._settle_secrets(kind, current, values)
         await self._resolve_references(kind, values, actor, current["id"])
-        # A reference given by name differs from the id that is kept, until it is resolved.
+        # A reference given by name differs from the id that is kept, until it is resolved; a secret from its mark, until it is settled.
         values = {name: value for name, value in values.items() if not _same(current.get(name), value)}
         if not values:
             return str(current["id"])
+        self._check_fits(kind, current, values)
         self._check_selectors(kind, values)
         if kind.states and kind.states.removal and values.get("desired_state") == kind.states.removal:
             values["deleted_at"] = self.at
@@ -199,6 +206,9 @@ class Writer:
         if row is None:
             raise NotFound(f"there is no {kind.name} {ref!r}")
         current = from_row(kind, row, hidden=True)
+        for field in kind.own_fields:
+            if field.secret:
+                current[field.name] = loads(await self.tx.raw.fetchval(MARKS_NOW, current["id"]))
         _check_version(kind, current, if_match)
         return current
 
@@ -230,7 +240,8 @@ class Writer:
             values.setdefault("current_state", kind.states.initial_current)
             values.setdefault("status", pending(self.at))
         async with self._names(kind, values["name"]):
-            await self._insert_row(kind, values)
+            await self._insert_row(kind, {name: value for name, value in values.items() if not _computed(kind, name)})
+        await self._keep_secrets(kind, id, values)
         if kind.name == "host":
             await labels.refresh(self.tx, [id])
         [after] = await self._read(kind, [id])
@@ -244,6 +255,7 @@ class Writer:
             stored["generation"] = current["generation"] + 1
         async with self._names(kind, values.get("name", "")):
             await self._update_row(kind, current["id"], stored)
+        await self._keep_secrets(kind, current["id"], values)
         if kind.name == "host" and ("labels" in values or "site" in values):
             await labels.refresh(self.tx, [current["id"]])
         [after] = await self._read(kind, [current["id"]])
@@ -256,6 +268,8 @@ class Writer:
                 await self._remove(owned_kind, owned, actor)
         await self._forget(kind, current["id"], actor)
         await self._delete_row(kind, current["id"])
+        if any(field.secret for field in kind.own_fields):
+            await deposits.drop(self.tx, current["id"])
         await self.tx.raw.execute("DELETE FROM work WHERE manager = $1 AND key = $2", kind.name, current["id"])
         version = await self._next_version()
         before = logged(kind, current)
@@ -281,6 +295,16 @@ class Writer:
         self._drafts.append(
             Draft(kind.name, after["id"], op, after["version"], after["generation"], paths, seen, kept, _host_of(kind, after), actor)
         )
+
+    async def _settle_secrets(self, kind: Kind, current: Resource | None, values: Values) -> None:
+        for field in kind.own_fields:
+            if field.secret and field.name in values:
+                values[field.name] = await deposits.settled(self.tx, self.depositor, field.name, current, values[field.name])
+
+    async def _keep_secrets(self, kind: Kind, id: str, values: Values) -> None:
+        for field in kind.own_fields:
+            if field.secret and field.name in values:
+                await deposits.keep(self.tx, self.depositor, id, values[field.name], self.at)
 
     async def _insert_row(self, kind: Kind, values: Values) -> None:
         await _new_row(kind, values).save(using_db=self.tx.client, force_create=True)
@@ -390,6 +414,11 @@ class Writer:
                     f"{field.name}: {error.detail}{where}", errors=(Problem(f"/{field.name}", f"{error.detail}{where}"),)
                 ) from error
 
+    def _check_fits(self, kind: Kind, current: Resource, values: Values) -> None:
+        problems = () if kind.fits is None else tuple(kind.fits({**current, **values}))
+        if problems:
+            raise Invalid("; ".join(f"{each.pointer[1:]}: {each.detail}" for each in problems), errors=problems)
+
     def _check_transition(self, kind: Kind, current: Resource, values: Values) -> None:
         wanted, now = values.get("desired_state"), current["desired_state"]
         if wanted is None or kind.states is None or now not in kind.states.transitions:
@@ -435,6 +464,11 @@ def _check_version(kind: Kind, current: Resource, if_match: int | None) -> None:
 def _write_list(kind: Kind) -> str:
     """What a write reads of a row: all but what is computed for display."""
     return ", ".join(f'{column(f)} AS "{f.name}"' for f in kind.fields if not (f.computed and f.restless))
+
+
+def _computed(kind: Kind, name: str) -> bool:
+    """Whether the field is no column of its table."""
+    return name in kind.by_name and kind.by_name[name].computed
 
 
 def _columns(kind: Kind, values: Values) -> Values:

@@ -26,6 +26,8 @@ from inventory.kinds.command import COMMAND
 from inventory.metrics import ENDED, METER, SENT
 from inventory.signing import CommandSigner
 from inventory.store import Store
+from inventory.vault import NoKey, Unsealable, Vault
+from managers.sealed_args import filled
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,7 @@ class Dispatcher:
         store: Store,
         wire: Wire,
         signer: CommandSigner,
+        vault: Vault,
         topics: Topics,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
@@ -122,6 +125,7 @@ class Dispatcher:
         self._store = store
         self._wire = wire
         self._signer = signer
+        self._vault = vault
         self._topics = topics
         self._clock: Callable[[], datetime | None] = clock or (lambda: None)
         self._wake = asyncio.Event()
@@ -187,7 +191,7 @@ class Dispatcher:
             await dispatching.note_sent(w.tx, self._sign(batch, fences, now), now)
             await dispatching.note_waiting(w.tx, batch.waits)
             for command, state in batch.ends:
-                await w.write(COMMAND, command.id, {"state": state, "finished_at": now, "due_at": None}, ACTOR)
+                await w.write(COMMAND, command.id, {"state": state, "finished_at": now, "due_at": None, "sealed": None}, ACTOR)
                 log.info("command ended without the device's word", extra={"command": command.id, "device": command.host, "state": state})
         return batch
 
@@ -203,7 +207,8 @@ class Dispatcher:
                     batch.ends.append((command, state))
 
     def _sign(self, batch: _Batch, fences: dict[str, list[int]], now: datetime) -> list[Sent]:
-        """What can't be put into a message will never be: it is rejected here. A device that has just gone has no fence; its row goes."""
+        """What can't be put into a message will never be: it is rejected here. A device that has just gone has no fence; its row goes. What
+        this process can't open yet waits; what nobody can is withdrawn, and made anew where it is still wanted."""
         signed = []
         for command, due_at in batch.sends:
             try:
@@ -213,6 +218,12 @@ class Dispatcher:
                 )
                 signed.append(Sent(command, due_at, fence))
             except KeyError:
+                batch.ends.append((command, CommandState.CANCELLED))
+            except NoKey as error:
+                log.warning("a command waits: its secrets can't be opened here", extra={"command": command.id, "error": str(error)})
+                batch.waits.append((command, now + RECHECK))
+            except Unsealable as error:
+                log.error("a command's secrets can't be opened", extra={"command": command.id, "error": str(error)})
                 batch.ends.append((command, CommandState.CANCELLED))
             except ContractError as error:
                 log.error("a command can't be sent", extra={"command": command.id, "device": command.host, "error": str(error)})
@@ -224,7 +235,7 @@ class Dispatcher:
             id=command.id,
             device=command.host,
             verb=command.verb,
-            args=dict(command.args),
+            args=filled(self._vault, command.id, command.args, command.sealed),
             resource=ResourceRef(**command.resource) if command.resource else None,
             fence=fence,
             attempt=command.attempt,

@@ -13,11 +13,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from inventory.applying import Config, Host
+from inventory.templating import uses_secrets
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,17 @@ _WORKER = Path(__file__).with_name("template_worker.py")
 @dataclass(frozen=True, slots=True)
 class RenderedFile:
     path: str
-    content: bytes
+    content: bytes = field(repr=False)
     mode: str
     owner: str | None
     group: str | None
+    secret: bool = False
+    """Its template uses secrets."""
 
     def argument(self) -> dict[str, Any]:
-        """As `config.apply` carries it."""
-        content = base64.b64encode(self.content).decode()
-        return {"path": self.path, "content": content, "mode": self.mode, "owner": self.owner, "group": self.group}
+        """As `config.apply` carries it; of one with secrets in it not what is in it (`managers.sealed_args`)."""
+        content = {"secret": True} if self.secret else {"content": base64.b64encode(self.content).decode()}
+        return {"path": self.path, **content, "mode": self.mode, "owner": self.owner, "group": self.group}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Rendered:
     files: tuple[RenderedFile, ...]
     digest: str
     error: str = ""
+    salt: str = field(default="", repr=False)
+    """Of the digest; empty where no file has secrets in it."""
 
 
 def unrendered(error: str) -> Rendered:
@@ -70,12 +75,13 @@ class Job:
     paths: tuple[str, ...]
 
 
-def digest_of(files: Iterable[RenderedFile]) -> str:
-    """`sha256:` over the sorted lines `path\\0mode\\0owner\\0group\\0sha256(content)\\n`."""
+def digest_of(files: Iterable[RenderedFile], salt: str = "") -> str:
+    """`sha256:` over the salt, if there is one, with a line end, and the sorted lines `path\\0mode\\0owner\\0group\\0sha256(content)\\n`:
+    everybody may read the digest and most of the file, and would find a short secret by trying."""
     lines = sorted(
         f"{f.path}\0{f.mode}\0{f.owner or ''}\0{f.group or ''}\0{hashlib.sha256(f.content).hexdigest()}\n".encode() for f in files
     )
-    return "sha256:" + hashlib.sha256(b"".join(lines)).hexdigest()
+    return "sha256:" + hashlib.sha256(b"".join([f"{salt}\n".encode()] * bool(salt) + lines)).hexdigest()
 
 
 class Renderer:
@@ -104,45 +110,49 @@ class Renderer:
                 return None
             if len(self._fixed) >= 1000:
                 self._fixed.clear()
-            self._fixed[key] = _rendered([(file, file.get("content") or "") for file in files])
+            self._fixed[key] = _rendered([(file, file.get("content") or "") for file in files], "")
         return self._fixed[key]
 
     async def _with_templates(self, jobs: Sequence[Job]) -> list[Rendered]:
-        asked = [
-            {"template": file["template"], "context": {"host": job.host.fields, "labels": job.host.labels}, "limit": MAX_BYTES}
-            for job in jobs
-            for file in _files(job)
-            if file.get("template") is not None
-        ]
+        asked = [_question(job, file["template"]) for job in jobs for file in _files(job) if file.get("template") is not None]
         answers = iter(await self._sandbox.ask(asked))
-        return [_assemble(_files(job), answers) for job in jobs]
+        return [_assemble(job, answers) for job in jobs]
 
 
 def _files(job: Job) -> list[Mapping[str, Any]]:
     return [file for file in job.config.files if file["path"] in job.paths]
 
 
-def _assemble(files: Sequence[Mapping[str, Any]], answers: Iterable[Mapping[str, str]]) -> Rendered:
-    remaining = iter(answers)
+def _question(job: Job, template: str) -> Mapping[str, Any]:
+    """To the worker. Only a template that names secrets is given them, and only such a one's errors are kept to their place."""
+    context = {"host": job.host.fields, "labels": job.host.labels}
+    secrets = {"secrets": job.config.secrets} if uses_secrets(template) else {}
+    return {"template": template, "context": context, "limit": MAX_BYTES, **secrets}
+
+
+def _assemble(job: Job, answers: Iterable[Mapping[str, str]]) -> Rendered:
+    files, remaining = _files(job), iter(answers)
     contents: list[tuple[Mapping[str, Any], str]] = []
     error = ""
     for file in files:
         answer = {"text": file.get("content") or ""} if file.get("template") is None else next(remaining)
         error = error or (f"{file['path']}: {answer['error']}" if "error" in answer else "")
         contents.append((file, answer.get("text", "")))
-    return unrendered(error) if error else _rendered(contents)
+    return unrendered(error) if error else _rendered(contents, job.config.salt)
 
 
-def _rendered(contents: Sequence[tuple[Mapping[str, Any], str]]) -> Rendered:
+def _rendered(contents: Sequence[tuple[Mapping[str, Any], str]], salt: str) -> Rendered:
     files = tuple(_file(file, text) for file, text in contents)
     size = sum(len(file.content) for file in files)
     if size > MAX_BYTES:
         return unrendered(f"the contents are {size} bytes, more than {MAX_BYTES}")
-    return Rendered(files, digest_of(files))
+    salt = salt if any(file.secret for file in files) else ""
+    return Rendered(files, digest_of(files, salt), salt=salt)
 
 
 def _file(file: Mapping[str, Any], text: str) -> RenderedFile:
-    return RenderedFile(file["path"], text.encode(), file.get("mode") or "0644", file.get("owner"), file.get("group"))
+    secret = uses_secrets(file.get("template") or "")
+    return RenderedFile(file["path"], text.encode(), file.get("mode") or "0644", file.get("owner"), file.get("group"), secret)
 
 
 class _Sandbox:

@@ -28,6 +28,7 @@ from inventory.replica import certificate_name
 from inventory.signing import CommandSigner
 from inventory.store import Store
 from inventory.telemetry import Publisher, process_name
+from inventory.vault import Vault
 from inventory.work import WorkQueue
 from managers.dispatch import Dispatcher, Wire
 from managers.driver import Engine, Manager, Pump, Worker
@@ -57,9 +58,9 @@ class Running:
 
 def assemble(db: Database, store: Store, renderer: Renderer, wire: Wire, signer: CommandSigner, settings: Settings) -> Running:
     """Everything connected with everything; nothing runs yet."""
-    queue = WorkQueue(db)
-    registered = managers(Parts(db, store, Configs(db), renderer))
-    dispatcher = Dispatcher(store, wire, signer, settings.topics)
+    queue, vault = WorkQueue(db), Vault(settings.secrets)
+    registered = managers(Parts(db, store, Configs(db, vault), renderer, vault))
+    dispatcher = Dispatcher(store, wire, signer, vault, settings.topics)
     pumps: list[Pump] = []
 
     def settled(report: Report) -> None:

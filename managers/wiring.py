@@ -10,6 +10,7 @@ from inventory.actor import Actor
 from inventory.applying import Configs
 from inventory.db import Database
 from inventory.store import Store
+from inventory.vault import Vault
 from managers.driver import Manager, Scan
 from managers.kinds import config, host, host_config, notification, placement, places
 from managers.rendering import Renderer
@@ -32,6 +33,7 @@ class Parts:
     store: Store
     configs: Configs
     renderer: Renderer
+    vault: Vault
 
 
 def managers(parts: Parts) -> tuple[Manager, ...]:
@@ -76,7 +78,7 @@ def managers(parts: Parts) -> tuple[Manager, ...]:
         Manager(
             queue=host_config.QUEUE,
             actor=CONFIG,
-            reconciler=host_config.HostConfigReconciler(db, configs, renderer),
+            reconciler=host_config.HostConfigReconciler(db, configs, renderer, parts.vault),
             interest=host_config.interest,
             status_of="host-config",
             scans=(Scan("scan_host_configs", timedelta(minutes=1)), Scan("scan_strays", timedelta(minutes=1))),

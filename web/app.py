@@ -20,10 +20,12 @@ from broker.topics import Topics
 from inventory import idempotency
 from inventory.authority import Authority
 from inventory.db import Database
+from inventory.deposits import Depositor
 from inventory.errors import Unavailable
 from inventory.readmission import Readmission
 from inventory.store import Writes
 from inventory.telemetry import Publisher, process_name
+from inventory.vault import Slot
 from web import admission, bodies, headers, operations, pages, problems, provider_sign_in, signin
 from web.api import account, api_tokens, audit, certificates, enrollment, events, integrations, meta, resources, sessions, users
 from web.delivery import routes as delivery
@@ -92,10 +94,11 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
     db = await Database.open(settings.database, application="fleetward-web", pool_size=settings.pool_size)
     hub = Hub(db, backlog=settings.stream_backlog, heartbeat_s=settings.heartbeat_s)
     authority = None if settings.secrets is None else Authority(settings.secrets)
-    store, topics = Writes(db), Topics(settings.topic_root)
+    key, topics = session_key(settings.secrets), Topics(settings.topic_root)
+    store = Writes(db, depositor=None if settings.secrets is None else Depositor(Slot(settings.secrets), key))
     readmission = None if authority is None else Readmission(db, store, authority, topics, settings.grace)
     services = Services(
-        *(settings, db, store, hub, authority, readmission, session_key(settings.secrets)),
+        *(settings, db, store, hub, authority, readmission, key),
         gate=Gate(waiting_most=settings.requests_waiting),
         lenses=Lenses(db),
         shelf=Shelf(settings.wheels),

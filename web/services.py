@@ -55,6 +55,11 @@ class Services:
     following: Counter[Hashable] = field(default_factory=Counter)
     """Open event streams by client."""
 
+    @property
+    def digest_key(self) -> bytes:
+        """For digests of requests, the same in every process; nothing where they share no key."""
+        return self.key if self.settings.secrets is not None else b""
+
 
 def install(app: Quart, services: Services) -> None:
     app.extensions[_KEY] = services

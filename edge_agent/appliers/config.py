@@ -195,13 +195,13 @@ class ConfigApplier:
             self._ledger.forget(path)
 
 
-def digest_of(files: Sequence[tuple[str, str, str | None, str | None, bytes]]) -> str:
-    """The contract's digest over (path, mode, owner, group, content)."""
+def digest_of(files: Sequence[tuple[str, str, str | None, str | None, bytes]], salt: str = "") -> str:
+    """The contract's digest over (path, mode, owner, group, content), and over the salt before them where secrets are in them."""
     lines = [
         f"{path}\0{mode}\0{owner or ''}\0{group or ''}\0{hashlib.sha256(content).hexdigest()}\n".encode()
         for path, mode, owner, group, content in files
     ]
-    return "sha256:" + hashlib.sha256(b"".join(sorted(lines))).hexdigest()
+    return "sha256:" + hashlib.sha256(b"".join([f"{salt}\n".encode()] * bool(salt) + sorted(lines))).hexdigest()
 
 
 def _read(place: Place) -> Found | None:
@@ -246,22 +246,24 @@ def _summary(changed: Sequence[WantedFile], restored: Sequence[str]) -> str:
 
 def _parse(args: dict[str, Any], resource: ResourceRef, roots: tuple[Path, ...]) -> Wanted:
     files = parse_files(args, roots)
-    command = args.get("on_change")
-    return Wanted(resource.id, resource.generation, args["config"], args["digest"], files, hook.parse(command), command)
+    command, hidden = args.get("on_change"), args.get("hidden", [])
+    if not isinstance(hidden, list) or not all(isinstance(text, str) and text for text in hidden):
+        raise _bad("hidden: must be a list of texts")
+    return Wanted(resource.id, resource.generation, args["config"], args["digest"], files, hook.parse(command, tuple(hidden)), command)
 
 
 def parse_files(args: dict[str, Any], roots: tuple[Path, ...]) -> tuple[WantedFile, ...]:
     """The files of a `config.apply`: everything that can be known without touching them. Raises Refusal."""
-    files, config, digest = args.get("files"), args.get("config"), args.get("digest")
-    if not isinstance(config, str) or not isinstance(digest, str) or not isinstance(files, list):
-        raise _bad("config and digest must be texts, files a list")
+    files, config, digest, salt = args.get("files"), args.get("config"), args.get("digest"), args.get("salt", "")
+    if not all(isinstance(text, str) for text in (config, digest, salt)) or not isinstance(files, list):
+        raise _bad("config, digest and salt must be texts, files a list")
     wanted = tuple(_file(value, roots) for value in files)
     paths = [file.place.path for file in wanted]
     if len(set(paths)) < len(paths):
         raise _bad("files: two have the same path")
     if sum(len(file.content) for file in wanted) > MAX_CONTENT:
         raise _bad(f"files: more than {MAX_CONTENT} bytes")
-    if digest_of([(f.place.path, f.mode_text, f.owner, f.group, f.content) for f in wanted]) != digest:
+    if digest_of([(f.place.path, f.mode_text, f.owner, f.group, f.content) for f in wanted], salt) != digest:
         raise _bad("digest: does not fit the files")
     return wanted
 

@@ -8,7 +8,7 @@ from fleetward.cli import render
 from fleetward.client import Event, Json, Kind, Resource
 
 _LAST_CHANGES = 10
-_APART = ("status", "labels", "effective_labels", "facts")
+_APART = ("status", "labels", "effective_labels", "facts", "secrets")
 
 
 def description(kind: Kind, resource: Resource, explained: Json, changes: Iterable[Event], now: datetime) -> Iterator[str]:
@@ -17,6 +17,9 @@ def description(kind: Kind, resource: Resource, explained: Json, changes: Iterab
     for name in ("labels", "effective_labels"):
         if resource.get(name):
             yield from ("", f"{render.title(name)}:", *_fields(resource[name], now, "  "))
+    if resource.get("secrets"):
+        told = {name: f"set {render.age(str(mark.get('changed_at')), now)} ago" for name, mark in resource["secrets"].items()}
+        yield from ("", "SECRETS:", *_fields(told, now, "  "))
     if resource.get("status"):
         yield from ("", "STATUS:", *_fields(resource["status"], now, "  "))
     if explained.get("summary"):

@@ -6,7 +6,22 @@ from typing import Any
 import click
 
 from fleetward import __version__
-from fleetward.cli import accounts, apply, audit, authority, backups, certificates, doctor, enrolling, events, resources, run, tokens, wait
+from fleetward.cli import (
+    accounts,
+    apply,
+    audit,
+    authority,
+    backups,
+    certificates,
+    doctor,
+    enrolling,
+    events,
+    resources,
+    run,
+    secrets,
+    tokens,
+    wait,
+)
 from fleetward.cli.configuration import complete_environment
 from fleetward.cli.exits import CommandError, Exit, code_for, words_for
 from fleetward.cli.terminal import echo
@@ -46,6 +61,7 @@ COMMANDS: tuple[click.Command, ...] = (
     backups.restore,
     certificates.certificate,
     authority.authority,
+    secrets.secrets,
 )
 
 

@@ -30,6 +30,7 @@ class CommandRow(ResourceRow):
     sent_session = fields.CharField(max_length=256, null=True)
     sends = fields.IntField(default=0)
     first_fence = fields.BigIntField(null=True)
+    sealed = fields.TextField(null=True)
 
     class Meta:
         table = "command"
@@ -52,7 +53,14 @@ COMMAND = Kind(
     own_fields=(
         _field("host", str, Scalar.TEXT, "Which device.", reference=Reference("host", Uses.OWNS), immutable=True),
         _field("verb", str, Scalar.TEXT, "What it is to do.", immutable=True),
-        _field("args", dict[str, Any], Scalar.JSON, "With what. File contents are left out of events.", immutable=True, restless=True),
+        _field(
+            "args",
+            dict[str, Any],
+            Scalar.JSON,
+            "With what. File contents are left out of events; where secrets are in them, they are not shown at all.",
+            immutable=True,
+            restless=True,
+        ),
         _field(
             "resource",
             dict[str, Any],
@@ -74,6 +82,7 @@ COMMAND = Kind(
         _field("due_at", Time, Scalar.TIME, "When it is sent again, or ended.", restless=True, hidden=True),
         _field("sent_session", str, Scalar.TEXT, "The device's session it was sent to.", restless=True, hidden=True),
         _field("first_fence", int, Scalar.INTEGER, "The number it was signed with first.", restless=True, hidden=True),
+        _field("sealed", str, Scalar.TEXT, "What the device is sent and nobody is shown; gone at its end.", restless=True, hidden=True),
         _field("sends", int, Scalar.INTEGER, "How often it was sent.", restless=True),
     ),
     columns=("host", "verb", "state", "attempt", "created_at"),

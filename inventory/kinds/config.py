@@ -1,16 +1,18 @@
 """Config: files that belong on every host its selector matches. Declarative; the config manager makes host-configs of it."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from jinja2 import TemplateSyntaxError
-from jinja2.sandbox import SandboxedEnvironment
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 from pydantic import Field as Bounds
 from tortoise import fields
 
+from inventory.errors import Problem
 from inventory.kind import USER, Field, Kind, Nature, Scalar, Text
 from inventory.rows import ResourceRow
+from inventory.secret_field import secrets_field
+from inventory.templating import parsed, secrets_used
 
 MAX_CONTENT_BYTES = 128 * 1024
 """Of all files of a config together."""
@@ -35,10 +37,7 @@ def _absolute(path: str) -> str:
 
 
 def _parses(template: str) -> str:
-    try:
-        SandboxedEnvironment().parse(template)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"is no Jinja2 template: line {error.lineno}: {error.message}") from None
+    parsed(template)
     return template
 
 
@@ -100,6 +99,14 @@ def _check_files(files: list[FileSpec]) -> list[FileSpec]:
     return files
 
 
+def _secrets_are_there(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """A template that names a secret which the config does not have could be rendered nowhere."""
+    known = config.get("secrets") or {}
+    for number, file in enumerate(config.get("files") or ()):
+        for name in sorted(secrets_used(file.get("template") or "") - known.keys()):
+            yield Problem(f"/files/{number}/template", f"uses secrets.{name}, which this config does not have: set it in secrets")
+
+
 Files = Annotated[list[FileSpec], Bounds(max_length=256), AfterValidator(_check_files)]
 
 CONFIG = Kind(
@@ -143,8 +150,13 @@ CONFIG = Kind(
             intent=True,
             doc="A command to run on the device after any of the files changed.",
         ),
+        secrets_field(
+            "Values that templates use as `secrets.NAME`: written, kept sealed and never shown. In their place stands {set, changed_at}; "
+            "sent back, that keeps the value, a text replaces it, null removes it."
+        ),
     ),
     columns=("name", "title", "selector", "priority"),
     wide_columns=("id", "labels", "generation", "updated_at"),
     verbs=("retry",),
+    fits=_secrets_are_there,
 )

@@ -19,7 +19,7 @@ QUEUE = "config"
 PLACEMENT = "placement"
 """The queue, further down the wiring, that decides host by host."""
 
-_INTENT = frozenset({"selector", "priority", "files", "on_change", "deleted_at", "retry"})
+_INTENT = frozenset({"selector", "priority", "files", "on_change", "secrets", "deleted_at", "retry"})
 _GATHER = timedelta(milliseconds=200)
 """Hosts give up a deleted config one by one; the row is looked at for many of them at once."""
 
@@ -29,7 +29,7 @@ def interest(change: Change) -> Sequence[AnyTrigger]:
     match change:
         case Change(kind="config", op="created"):
             return [Trigger(QUEUE, change.id, Strength.FRESH)]
-        case Change(kind="config", op="updated") if not _INTENT.isdisjoint(change.changed):
+        case Change(kind="config", op="updated") if not _INTENT.isdisjoint(path.partition(".")[0] for path in change.changed):
             return [Trigger(QUEUE, change.id, Strength.FRESH)]
         case Change(kind="host-config", op="deleted", before=dict(before)):
             return [Trigger(QUEUE, before["config"], delay=_GATHER)]

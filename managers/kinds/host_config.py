@@ -18,9 +18,11 @@ from inventory.applying import CommandView, Config, Configs, Host, Stray, View
 from inventory.changes import Change
 from inventory.db import Database
 from inventory.ids import new_id
+from inventory.vault import Vault
 from inventory.work import Strength
 from managers.reconcile import Again, AnyTrigger, Done, Error, Failed, Make, Outcome, Remove, Request, Trigger, TriggerSelected, Write
 from managers.rendering import Job, Rendered, Renderer
+from managers.sealed_args import put_away
 
 QUEUE = "host-config"
 KIND = "host-config"
@@ -31,6 +33,8 @@ RUN_S = 60
 """For placing files, in seconds; what on_change may take comes on top."""
 ON_CHANGE_S = 60
 """What on_change may take where it does not say."""
+LOCKED = timedelta(seconds=30)
+"""Until it is looked again whether a config's secrets can be read: another process may have the key, and takes the work then."""
 SETTLE = timedelta(seconds=2)
 """Where the files render to something else than was decided, that decision is about to be made anew."""
 
@@ -209,10 +213,11 @@ class _Known:
 class HostConfigReconciler:
     """Brings host-configs about, by commands."""
 
-    def __init__(self, db: Database, configs: Configs, renderer: Renderer) -> None:
+    def __init__(self, db: Database, configs: Configs, renderer: Renderer, vault: Vault) -> None:
         self._db = db
         self._configs = configs
         self._renderer = renderer
+        self._vault = vault
 
     async def reconcile(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
         known = await self._read([request.key for request in requests])
@@ -266,18 +271,22 @@ class HostConfigReconciler:
     def _apply(self, request: Request, view: View, step: Send, rendered: Rendered | None, known: _Known) -> Outcome:
         if rendered is None:
             return Again(SETTLE, "Pending", "its config or its host has just changed")
+        config = known.configs[view.config]
+        if config.locked:
+            return Again(LOCKED, "Pending", f"its config's secrets can't be read: {config.locked}")
         if rendered.error:
             return Failed(Error(ErrorCode.BAD_TEMPLATE, rendered.error, recoverable=False))
         if rendered.digest != view.digest:
             return Again(SETTLE, "Pending", "its config or its host has just changed")
-        config = known.configs[view.config]
         args = {
             "config": config.name,
             "digest": rendered.digest,
             "files": [file.argument() for file in rendered.files],
             "on_change": config.on_change,
         }
-        return _sent(request, view, step, args, RUN_S + _on_change_s(config.on_change))
+        id = new_id("cmd")
+        sealed = put_away(self._vault, id, rendered, config.secrets)
+        return _sent(request, view, step, args, RUN_S + _on_change_s(config.on_change), id, sealed)
 
 
 def _without_row(request: Request, stray: Stray | None) -> Done:
@@ -303,14 +312,17 @@ def _on_change_s(on_change: Any) -> int:
     return int(on_change.get("timeout_s", ON_CHANGE_S)) if isinstance(on_change, dict) else ON_CHANGE_S
 
 
-def _sent(request: Request, view: View, step: Send, args: Mapping[str, Any], timeout_s: int) -> Again:
-    """The command and the host-config that points to it, made together."""
-    id = new_id("cmd")
+def _sent(
+    request: Request, view: View, step: Send, args: Mapping[str, Any], timeout_s: int, id: str = "", sealed: str | None = None
+) -> Again:
+    """The command, under this id or a new one, and the host-config that points to it, made together."""
+    id = id or new_id("cmd")
     command = {
         "id": id,
         "host": view.host,
         "verb": str(step.verb),
         "args": dict(args),
+        "sealed": sealed,
         "resource": {"kind": KIND, "id": view.id, "generation": view.generation},
         "attempt": request.attempt,
         "timeout_s": timeout_s,

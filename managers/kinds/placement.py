@@ -7,7 +7,7 @@ sent to the device is `host_config`'s business. A host that isn't onboarded gets
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from inventory import applying
@@ -19,12 +19,15 @@ from inventory.kinds.host import HOST
 from inventory.resource import time_text
 from inventory.store import utcnow
 from inventory.work import Strength
-from managers.reconcile import AnyTrigger, Done, Effect, Enqueue, Make, Outcome, Request, Trigger, Write
+from managers.reconcile import Again, AnyTrigger, Done, Effect, Enqueue, Make, Outcome, Request, Trigger, Write
 from managers.rendering import Job, Rendered, Renderer
 
 QUEUE = "placement"
 HOST_CONFIG = "host-config"
 """Kind, and the queue further down the wiring that brings it to the device."""
+
+LOCKED = timedelta(seconds=30)
+"""Until it is looked again whether a config's secrets can be read."""
 
 _MATTERS = frozenset({f.name for f in HOST.fields if f.selectable} | {"current_state", "effective_labels"}) - {"desired_state"}
 
@@ -74,7 +77,8 @@ class _Steps:
 def plan(
     host: Host, wanted: Sequence[tuple[Share, Rendered]], standing: Sequence[Placed], unknown: frozenset[str], now: datetime
 ) -> tuple[Effect, ...]:
-    """From what should be on a host to the writes that say so. `unknown`: configs whose selector can't be used, which stay as they are."""
+    """From what should be on a host to the writes that say so. `unknown`: configs whose selector can't be used, or whose secrets can't be
+    read, which stay as they are."""
     steps = _Steps()
     by_config = {placed.config: placed for placed in standing}
     for share, rendered in wanted:
@@ -138,18 +142,23 @@ class PlacementReconciler:
         shares = {id: share_paths(configs[config] for config in matches[id]) for id in hosts}
         wanted = await self._render(hosts, shares, standing)
         outcomes: dict[str, Outcome] = {id: Done() for id in ids}
+        locked = frozenset(config.id for config in configs.values() if config.locked)
         for id, host in hosts.items():
-            outcomes[id] = Done(plan(host, wanted[id], standing[id], frozenset(unknown), self._clock()))
+            effects = plan(host, wanted[id], standing[id], locked.union(unknown), self._clock())
+            waits = any(share.config.locked for share in shares[id])
+            outcomes[id] = Again(LOCKED, "Pending", "the secrets of a config can't be read", effects) if waits else Done(effects)
         return outcomes
 
     async def _render(
         self, hosts: Mapping[str, Host], shares: Mapping[str, Sequence[Share]], standing: Mapping[str, Sequence[Placed]]
     ) -> dict[str, list[tuple[Share, Rendered]]]:
-        """Only what can matter: a host that isn't onboarded gets no new config."""
+        """Only what can matter: a host that isn't onboarded gets no new config. One whose secrets can't be read keeps its paths, and what
+        is there of it stays."""
         needed = [
             (id, share)
             for id, host in hosts.items()
             for share in shares[id]
+            if not share.config.locked
             if host.onboarded or any(placed.config == share.config.id for placed in standing[id])
         ]
         rendered = await self._renderer.render([Job(share.config, hosts[id], share.paths) for id, share in needed])

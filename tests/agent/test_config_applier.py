@@ -31,9 +31,10 @@ def file(
     return {"path": str(path), "content": base64.b64encode(content.encode()).decode(), "mode": mode, "owner": owner, "group": group}
 
 
-def arguments(*files: dict[str, Any], on_change: Any = None) -> dict[str, Any]:
+def arguments(*files: dict[str, Any], on_change: Any = None, salt: str = "", **more: Any) -> dict[str, Any]:
     parts = [(f["path"], f["mode"], f["owner"], f["group"], base64.b64decode(f["content"])) for f in files]
-    return {"config": "motd", "digest": digest_of(parts), "files": list(files), "on_change": on_change}
+    salted = {"salt": salt} if salt else {}
+    return {"config": "motd", "digest": digest_of(parts, salt), "files": list(files), "on_change": on_change, **salted, **more}
 
 
 class Bench:
@@ -543,3 +544,53 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_salted_where_secrets_are(bench: Bench) -> None:
+    """It fits with its salt, and with no other one; what is reported is the salted one."""
+    secret = file(bench.root / "key", "password=1234\n", mode="0600")
+    args = arguments(secret, salt="5f1c")
+    assert args["digest"] != arguments(secret)["digest"]
+    for wrong in ({**args, "salt": "5f1d"}, {name: value for name, value in args.items() if name != "salt"}, {**args, "salt": 7}):
+        outcome = bench.run("config.apply", wrong)
+        assert isinstance(outcome, Failed) and outcome.code == ErrorCode.POLICY_REFUSED
+    assert isinstance(bench.run("config.apply", args), Succeeded)
+    assert bench.items()["hcfg-1"].digest == args["digest"]
+    assert "1234" not in "".join(path.read_text() for path in bench.state.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("cat {key}; echo end", "password=••••\nend\n"),
+        ("cat {key} {key}; exit 3", "on_change ended with exit status 3: password=••••\npassword=••••"),
+        ("head -c 3000 {key} >&2; cat {key}", "password=••••\npassword=••••\n"),
+    ],
+)
+def test_secrets_stay_out_of_what_on_change_says(bench: Bench, command: str, said: str) -> None:
+    """In its output as in its error."""
+    secret = file(bench.root / "key", "password=hunter2-é\n")
+    args = arguments(secret, on_change=command.format(key=bench.root / "key"), salt="s", hidden=["hunter2-é"])
+    outcome = bench.run("config.apply", args)
+    assert said == (outcome.output if isinstance(outcome, Succeeded) else outcome.message if isinstance(outcome, Failed) else "")
+
+
+@pytest.mark.parametrize("before", range(0, 40, 3))
+def test_no_part_of_a_secret_stays_where_output_is_cut(bench: Bench, before: int) -> None:
+    """Wherever the cut falls: before, in or behind it."""
+    hidden = "0123456789abcdefghijklmnopqrstuv"
+    hook = on_change.OnChange(("true",), 1, (hidden,))
+    said = hidden + "x" * (on_change.KEPT_OUTPUT + before)
+    found = on_change._text(said.encode()[-(on_change.KEPT_OUTPUT + hook.longest) :], hook)
+    assert set(found) <= {"x", "•"} and len(found) <= on_change.KEPT_OUTPUT
+
+
+@pytest.mark.parametrize("hidden", ["text", [7], [""], {"a": "b"}])
+def test_what_is_to_be_hidden_is_a_list_of_texts(bench: Bench, hidden: Any) -> None:
+    """Anything else is refused before a file is touched."""
+    outcome = bench.run("config.apply", arguments(file(bench.root / "key"), salt="s", hidden=hidden))
+    assert isinstance(outcome, Failed) and outcome.message.startswith("hidden: must be")
+    assert not bench.root.exists()

@@ -195,3 +195,25 @@ while True:
         book, found, why = journal.open_journal(path, "host-1")
         assert why == "" and found is not None and found.fence >= last
         book.close()
+
+
+def test_a_command_that_is_done_leaves_no_secret(tmp_path: Path) -> None:
+    """While it is to be done the journal has it; once it is done no file beside the journal holds a byte of it, nor the journal's own."""
+    path, before = tmp_path / "journal.db", fresh("epoch-1")
+    order = Authority().order("cmd-1", 5, args={"salt": "s", "files": [{"path": "/x", "content": "aHVudGVyMi1pbi10aGUtY2xlYXI="}]})
+    received = replace(before, commands=(Entry("cmd-1", 5, Phase.RECEIVED, order),))
+    started = replace(before, commands=(replace(received.commands[0], phase=Phase.STARTED, starts=1),))
+    done = replace(before, commands=(replace(started.commands[0], phase=Phase.DONE, order=None, result=RESULT),))
+    opened = Journal(path)
+    opened.save(None, received)
+    opened.save(received, started)
+    assert b"aHVudGVyMi1pbi10aGUt" in held(tmp_path)
+    opened.save(started, done)
+    assert b"aHVudGVyMi1pbi10aGUt" not in held(tmp_path)
+    assert opened.load() == done
+    opened.close()
+
+
+def held(folder: Path) -> bytes:
+    """All bytes of all files there."""
+    return b"".join(path.read_bytes() for path in folder.iterdir())

@@ -30,6 +30,7 @@ from inventory.inbound import Inbound
 from inventory.ingest import Ingest
 from inventory.signing import CommandSigner
 from inventory.store import Store
+from inventory.vault import Vault
 from managers.dispatch import Dispatcher
 from tests.hostile.mqtt import Carried, HostileBroker
 from tests.inventory_wire.device import make_device
@@ -104,7 +105,7 @@ class Ground:
         self.db, self.store, self.authority = db, Store(db), authority
         self.broker = HostileBroker(authority.directory, self._arrive)
         self.ingest = Ingest(db, Topics(), authority, CommandSigner(authority.directory), self.broker.send)
-        self.dispatcher = Dispatcher(self.store, self.broker, CommandSigner(authority.directory), Topics())
+        self.dispatcher = Dispatcher(self.store, self.broker, CommandSigner(authority.directory), Vault(authority.directory), Topics())
         self.machines: dict[str, Machine] = {}
         self._arrived: asyncio.Queue[Inbound] = asyncio.Queue()
 

@@ -29,6 +29,8 @@ from inventory.signing import CommandSigner
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 FILES = {
+    "vault.key",
+    "vault.pub",
     "ca.crt", "ca.key", "ca.crl", "command-root.key", "command.key", "delegation.json", "keys.json", "channel-master.key", "session.key",
     "audit.key",
     "svc-inventory.crt", "svc-inventory.key", "svc-managers.crt", "svc-managers.key", "svc-web.crt", "svc-web.key",

@@ -76,6 +76,8 @@ class Fleet:
     store: Store
     wire: FakeWire
     secrets: Path
+    salts: dict[str, str] = field(default_factory=dict)
+    """Of the digests of what each device has, by host-config id."""
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """What each device has, by host-config id and path."""
     failing: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class Fleet:
         said = {"state": state, "progress": 100, "output": "", "error": error}
         async with self.store.transaction() as w:
             await w.write(BY_NAME["command"], order.id, {"result": said}, Actor.device(order.device))
-            await w.write(BY_NAME["command"], order.id, {"state": state, "finished_at": w.at}, Actor.manager("dispatch"))
+            await w.write(BY_NAME["command"], order.id, {"state": state, "finished_at": w.at, "sealed": None}, Actor.manager("dispatch"))
 
     async def obey(self, order: Order) -> None:
         """What an agent does with an order."""
@@ -152,6 +154,7 @@ class Fleet:
             await self.result(order, "failed", self.failing[order.device])
             return
         if order.verb == "config.apply":
+            self.salts[id] = order.args.get("salt", "")
             self.files[id] = {file["path"]: base64.b64decode(file["content"]) for file in order.args["files"]}
             await self.report(id, order.device, generation, "present", order.args["digest"])
         else:

@@ -18,6 +18,7 @@ from inventory.authority import Authority
 from inventory.dispatching import DueCommand
 from inventory.resource import Resource
 from inventory.signing import CommandSigner
+from inventory.vault import Vault
 from managers import dispatch
 from managers.dispatch import GRACE, RECHECK, RESEND, Dispatcher, End, Send, Step, Wait, next_step
 from tests.managers.fleet import Fleet, eventually
@@ -79,7 +80,7 @@ class Post:
         self.fleet = fleet
         self.fleet.wire.answer = None
         self.now = datetime.now(UTC)
-        self.dispatcher = Dispatcher(fleet.store, fleet.wire, CommandSigner(secrets), Topics(), clock=lambda: self.now)
+        self.dispatcher = Dispatcher(fleet.store, fleet.wire, CommandSigner(secrets), Vault(secrets), Topics(), clock=lambda: self.now)
 
     async def command(self, host: str, **more: Any) -> str:
         values = {
@@ -266,7 +267,9 @@ async def test_two_dispatchers_share_the_work(post: Post, command_secrets: Path)
     """No command is sent twice by two replicas that look at the same moment."""
     host = await post.ready_host()
     ids = [await post.command(host) for _ in range(20)]
-    second = Dispatcher(post.fleet.store, post.fleet.wire, CommandSigner(command_secrets), Topics(), clock=lambda: post.now)
+    second = Dispatcher(
+        post.fleet.store, post.fleet.wire, CommandSigner(command_secrets), Vault(command_secrets), Topics(), clock=lambda: post.now
+    )
     await asyncio.gather(post.dispatcher.step(), second.step())
     assert sorted(order.id for order in post.fleet.wire.orders) == sorted(ids)
 

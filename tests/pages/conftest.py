@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
 
-from inventory import integrations
+from inventory import integrations, vault_keys
 from inventory.authority import Authority
 from inventory.db import Database
 from tests.conftest import Databases
@@ -92,6 +92,7 @@ def fleet(databases: Databases, seeded: tuple[str, Seeded], tmp_path_factory: py
             db = asyncio.run_coroutine_threadsafe(Database.open(site.database, application="test-pages", pool_size=2), loop).result(10)
             found = Fleet(site, made, loop, db, Authority(secrets))
             found.let_in("mes", "unsigned")
+            found.run(vault_keys.ensure(db, secrets, datetime.now(UTC)))
             yield found
             asyncio.run_coroutine_threadsafe(db.close(), loop).result(10)
     finally:

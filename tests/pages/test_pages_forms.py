@@ -44,6 +44,52 @@ def test_a_config_from_nothing_to_an_edit(page: Page, fleet: Fleet) -> None:
     assert get(fleet, "config", "issue")["generation"] == 2
 
 
+def test_secrets_are_typed_and_never_shown(page: Page, fleet: Fleet) -> None:
+    """Added, reviewed and saved; kept by an empty input, replaced by a typed one, removed by its box; the page says since when, and no
+    more. What was typed is not lost to an error beside it."""
+    page.goto("/configs/new")
+    page.get_by_label("Name lower case").fill("with-secrets")
+    page.get_by_label("Path").fill("/etc/app/key")
+    page.get_by_label("Jinja2 template").check()
+    page.get_by_label("Content").fill("p={{ secrets.password }}")
+    page.get_by_role("button", name="Add a secret").click()
+    secrets = page.locator("#secrets")
+    secrets.get_by_label("Name").fill("pass word")
+    secrets.get_by_label("Value").fill("hunter2-typed")
+    page.get_by_role("button", name="Review changes").click()
+    expect(secrets.locator("[aria-invalid=true]")).to_have_value("pass word")
+    expect(secrets.get_by_label("Value")).to_have_value("hunter2-typed")
+    secrets.get_by_label("Name").fill("password")
+    page.get_by_role("button", name="Review changes").click()
+    expect(page.locator("main")).to_contain_text("a value")
+    expect(page.locator("main")).not_to_contain_text("hunter2")
+    page.get_by_role("button", name="Create").click()
+    page.wait_for_url("**/configs/conf-*")
+    expect(page.locator("#secrets")).to_contain_text("password set just now")
+    assert "hunter2" not in page.content()
+
+    page.get_by_role("link", name="Edit").click()
+    expect(secrets.locator("input[type=password]")).to_have_value("")
+    page.get_by_label("Title").fill("With secrets")
+    page.get_by_role("button", name="Add a secret").click()
+    secrets.get_by_label("Name").fill("other")
+    secrets.get_by_label("Value").fill("another")
+    page.get_by_role("button", name="Review changes").click()
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url("**/configs/conf-*")
+    before = get(fleet, "config", "with-secrets")["secrets"]
+    assert set(before) == {"password", "other"}
+    page.get_by_role("link", name="Edit").click()
+    secrets.get_by_label("Remove other").check()
+    secrets.get_by_label("password", exact=False).first.fill("replaced")
+    page.get_by_role("button", name="Review changes").click()
+    expect(page.locator("main")).to_contain_text("another value")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_url("**/configs/conf-*")
+    after = get(fleet, "config", "with-secrets")["secrets"]
+    assert set(after) == {"password"} and after["password"]["changed_at"] > before["password"]["changed_at"]
+
+
 def test_an_error_loses_nothing_typed(page: Page, fleet: Fleet) -> None:
     """Each wrong input says why, the first has the focus, and all that was typed is still there, twice over."""
     page.goto("/configs/new")

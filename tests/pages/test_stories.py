@@ -95,14 +95,38 @@ def test_a_difference_by_lines() -> None:
     assert not compare(old, old)
 
 
+PARTS = ("name", "value", "drop", "kept")
+
+
 def test_a_config_survives_its_form() -> None:
     """A config read into the form and written back is the same, a command given as a list included."""
     files = [{"path": "/a", "content": "\n  x\r", "mode": "0600", "owner": "root"}, {"path": "/b", "template": "{{ x }}", "mode": "0644"}]
     config = {"name": "c", "title": "", "labels": {"a": "b"}, "selector": "x", "priority": -3, "version": 7, "files": files}
     config["on_change"] = {"command": ["systemctl", "reload", "a b"], "timeout_s": 9}
+    config["secrets"] = {"kept": {"set": True, "changed_at": "2026-11-26T20:00:00.000Z"}}
     body, problems = config_form.body(config_form.of(config), {"a": "b"}, config)
     assert not problems
-    assert body == {name: value for name, value in config.items() if name != "version"}
+    assert body == {name: value for name, value in config.items() if name != "version"} | {"secrets": {}}
+
+
+def test_secrets_as_typed() -> None:
+    """An empty value keeps what is there, a box removes it, a new row needs both its inputs; a row without either is none."""
+    rows = [("kept", "", "", "yes"), ("gone", "typed", "yes", "yes"), ("anew", "v 1", "", "yes"), (" new ", "v", "", ""), ("", "", "", "")]
+    rows += [("new", "w", "", ""), ("lonely", "", "", ""), ("", "nameless", "", "")]
+    form = {f"secret-{n}-{part}": value for n, row in enumerate(rows) for part, value in zip(PARTS, row, strict=True)}
+    inputs = config_form.read(form)
+    body, problems = config_form.body(inputs, {}, None)
+    assert body["secrets"] == {"gone": None, "anew": "v 1", "new": "v"}
+    assert {problem.pointer: problem.detail for problem in problems} == {
+        "/secrets/5/name": "is there twice",
+        "/secrets/6/value": "is needed",
+        "/secrets/7/name": "is needed",
+    }
+    assert compare({"secrets": {"a": 1, "b": 1, "d": 1}}, {"secrets": {"a": 1, "b": 2, "c": 1}}).members == (
+        ("secret b", "a value", "another value"),
+        ("secret c", "—", "a value"),
+        ("secret d", "a value", "—"),
+    )
 
 
 def test_line_ends_survive_a_browser() -> None:
@@ -115,9 +139,19 @@ def test_line_ends_survive_a_browser() -> None:
 
 def test_problems_find_their_inputs() -> None:
     """A pointer into a file is that file's input; what belongs to no input is kept apart."""
-    pointers = ("/files/2/template", "/files/0", "/on_change/timeout_s", "/labels/x", "/nothing")
-    placed = config_form.placed([Problem(pointer, pointer) for pointer in pointers])
-    assert set(placed) == {"file-2-text", "file-0-path", "timeout_s", "labels", ""}
+    pointers = (
+        "/files/2/template",
+        "/files/0",
+        "/on_change/timeout_s",
+        "/labels/x",
+        "/nothing",
+        "/secrets/0/name",
+        "/secrets/db",
+        "/secrets/a b",
+    )
+    inputs = config_form.read({"secret-0-name": "db", "secret-7-name": "a b"})
+    placed = config_form.placed([Problem(pointer, pointer) for pointer in pointers], inputs)
+    assert set(placed) == {"file-2-text", "file-0-path", "timeout_s", "labels", "", "secret-0-name", "secret-0-value", "secret-1-name"}
 
 
 def test_labels_as_typed() -> None:

@@ -294,6 +294,17 @@ def placed_configs(m: Memory, hosts: Sequence[str]) -> Rows:
     return [_pick(row, *names) for row in m["host_config"].of(m["host_config"].rows) if row["host"] in hosts]
 
 
+@models("configs")
+def configs(m: Memory, ids: Sequence[str]) -> Rows:
+    """Those of simulated worlds have no secrets."""
+    return [dict(row) | {"sealed": None} for row in m["config"].of(ids)]
+
+
+@models("drop_secrets")
+def drop_secrets(m: Memory, owner: str, names: Sequence[str]) -> Rows:
+    return []
+
+
 @models("unsettled_host_configs")
 def unsettled_host_configs(m: Memory, hosts: Sequence[str]) -> Rows:
     rows = m["host_config"].rows.values()
@@ -395,7 +406,7 @@ def _is_due(row: Row, at: datetime) -> bool:
 
 
 def _due_command(m: Memory, row: Row, at: datetime) -> Row:
-    order = _pick(row, "id", "host", "verb", "args", "resource", "state", "attempt", "timeout_s", "not_after", "first_fence")
+    order = _pick(row, "id", "host", "verb", "args", "resource", "state", "attempt", "timeout_s", "not_after", "first_fence", "sealed")
     host, stream = m["host"].rows[row["host"]], m["device_stream"].get(row["host"])
     state = host["desired_state"] if _distrusted(host) else host["current_state"]
     beside = {"presence": host["presence"], "host_state": state, "session": stream["session"] if stream else None}

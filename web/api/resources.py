@@ -104,7 +104,7 @@ async def create_resource(kind: Kind) -> Response:
         secret = issued.secret(kind, here.key, None, now)
         made = await here.store.create(kind.name, body, actor, extra=issued.columns(kind, secret))
         return _resource_answer(kind, made | issued.members(kind, secret), 201)
-    claim = Claim.of(actor, key, f"POST {request.path}", body, now)
+    claim = Claim.of(actor, key, f"POST {request.path}", body, now, secret=here.digest_key)
     extra = issued.columns(kind, issued.secret(kind, here.key, claim, now))
     done = await _once(kind, claim, lambda w: w.create(kind, body, actor, extra), 201)
     secret = issued.secret(kind, here.key, claim, done.at)

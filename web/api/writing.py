@@ -73,7 +73,7 @@ async def issue(secret: Secret, body: Any, make: Callable[[Tx, str], Awaitable[R
         shown = secret.random()
         kept = await secret.kept(shown)
         return answer(await written(lambda tx: make(tx, kept)) | {secret.member: shown}, status)
-    claim = Claim.of(current_actor(), key, f"POST {request.path}", body, now)
+    claim = Claim.of(current_actor(), key, f"POST {request.path}", body, now, secret=here.digest_key)
     kept = await secret.kept(secret.derived(here.key, claim.key, now))
 
     async def act(w: Writer) -> tuple[int, Any]:

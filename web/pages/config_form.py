@@ -1,7 +1,7 @@
 """The config form: what was typed, as a resource and back, and which problem belongs to which input. Pure.
 
-Inputs are named `name`, `selector`, …, and of file 3 `file-3-path`, `file-3-text`, …. Nothing typed is ever dropped: what can't be read
-stays in its input, with the reason beside it.
+Inputs are named `name`, `selector`, …, and of file 3 `file-3-path`, `file-3-text`, …; likewise of secrets, whose values come from here
+and are never shown here. Nothing typed is ever dropped: what can't be read stays in its input, with the reason beside it.
 """
 
 import re
@@ -12,9 +12,11 @@ from typing import Any
 
 from inventory.errors import Problem
 from inventory.resource import Resource
+from inventory.secret_field import NAME
 from web.pages.labels import written_labels
 
 MOST_FILES = 64
+MOST_SECRETS = 64
 SOURCES = ("content", "template")
 
 
@@ -29,6 +31,16 @@ class FileInputs:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretInputs:
+    """value: empty keeps what is there. drop: it is to go. kept: its name is not a matter of typing, there is one already."""
+
+    name: str = ""
+    value: str = field(default="", repr=False)
+    drop: bool = False
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What stands in the form, as text."""
 
@@ -40,15 +52,21 @@ class Inputs:
     on_change: str = ""
     timeout_s: str = ""
     files: tuple[FileInputs, ...] = field(default_factory=lambda: (FileInputs(),))
+    secrets: tuple[SecretInputs, ...] = ()
     version: str = ""
     """Of the config that is edited, when it was read."""
 
 
 def read(form: Mapping[str, str]) -> Inputs:
     """Browsers send line ends as CRLF; files are kept with LF."""
-    numbers = sorted({int(found[1]) for name in form if (found := re.fullmatch(r"file-(\d{1,3})-\w+", name))})[:MOST_FILES]
+    files = [_file(form, number) for number in _numbers(form, "file")[:MOST_FILES]]
+    secrets = [_secret(form, number) for number in _numbers(form, "secret")[:MOST_SECRETS]]
     plain = {name: form.get(name, "") for name in ("name", "title", "labels", "selector", "priority", "on_change", "timeout_s", "version")}
-    return Inputs(**{name: _lines(value) for name, value in plain.items()}, files=tuple(_file(form, number) for number in numbers))
+    return Inputs(**{name: _lines(value) for name, value in plain.items()}, files=tuple(files), secrets=tuple(secrets))
+
+
+def _numbers(form: Mapping[str, str], what: str) -> list[int]:
+    return sorted({int(found[1]) for name in form if (found := re.fullmatch(rf"{what}-(\d{{1,3}})-\w+", name))})
 
 
 def _file(form: Mapping[str, str], number: int) -> FileInputs:
@@ -56,6 +74,11 @@ def _file(form: Mapping[str, str], number: int) -> FileInputs:
         return _lines(form.get(f"file-{number}-{name}", default))
 
     return FileInputs(given("path"), given("mode", "0644"), given("owner"), given("group"), given("source", "content"), given("text"))
+
+
+def _secret(form: Mapping[str, str], number: int) -> SecretInputs:
+    name, value, drop, kept = (form.get(f"secret-{number}-{part}", "") for part in ("name", "value", "drop", "kept"))
+    return SecretInputs(name.strip(), value, bool(drop), bool(kept))
 
 
 def _lines(text: str) -> str:
@@ -75,6 +98,7 @@ def of(config: Resource) -> Inputs:
         on_change=shlex.join(command) if isinstance(command, list) else command or "",
         timeout_s=str(on_change.get("timeout_s", "")) if isinstance(on_change, dict) else "",
         files=tuple(_inputs_of(file) for file in config["files"]),
+        secrets=tuple(SecretInputs(name, kept=True) for name in sorted(config["secrets"])),
         version=str(config["version"]),
     )
 
@@ -86,6 +110,14 @@ def _inputs_of(file: Mapping[str, Any]) -> FileInputs:
 
 def with_file(inputs: Inputs) -> Inputs:
     return replace(inputs, files=(*inputs.files, FileInputs())) if len(inputs.files) < MOST_FILES else inputs
+
+
+def with_secret(inputs: Inputs) -> Inputs:
+    return replace(inputs, secrets=(*inputs.secrets, SecretInputs())) if len(inputs.secrets) < MOST_SECRETS else inputs
+
+
+def without_secret(inputs: Inputs, index: int) -> Inputs:
+    return replace(inputs, secrets=tuple(secret for number, secret in enumerate(inputs.secrets) if number != index))
 
 
 def without_file(inputs: Inputs, index: int) -> Inputs:
@@ -103,8 +135,25 @@ def body(inputs: Inputs, labels: Mapping[str, str], before: Resource | None) -> 
         "priority": _whole(inputs.priority, "/priority", problems) if inputs.priority.strip() else 0,
         "files": [_spec(file, before) for file in inputs.files],
         "on_change": _on_change(inputs, before, problems),
+        "secrets": _secrets(inputs, problems),
     }
     return wanted, problems
+
+
+def _secrets(inputs: Inputs, problems: list[Problem]) -> dict[str, str | None]:
+    """What is typed, as a merge patch: those that are kept are not in it. A row in which nothing is typed at all is none."""
+    wanted: dict[str, str | None] = {}
+    for number, secret in enumerate(inputs.secrets):
+        if secret.kept and (secret.drop or not secret.value):
+            wanted |= {secret.name: None} if secret.drop else {}
+        elif secret.name in wanted or any(secret.name == other.name for other in inputs.secrets[:number] if secret.name):
+            problems.append(Problem(f"/secrets/{number}/name", "is there twice"))
+        elif secret.name and secret.value:
+            wanted[secret.name] = secret.value
+        elif secret.name or secret.value:
+            missing = "value" if secret.name else "name"
+            problems.append(Problem(f"/secrets/{number}/{missing}", "is needed"))
+    return wanted
 
 
 def _spec(file: FileInputs, before: Resource | None) -> dict[str, Any]:
@@ -141,17 +190,23 @@ def _whole(text: str, pointer: str, problems: list[Problem]) -> int:
     return 0
 
 
-def placed(problems: Iterable[Problem]) -> dict[str, str]:
-    """Problems by the input they belong to; `""` for what belongs to none. /files/0/content → file-0-text."""
+def placed(problems: Iterable[Problem], inputs: Inputs) -> dict[str, str]:
+    """Problems by the input they belong to; `""` for what belongs to none. /files/0/content → file-0-text, /secrets/NAME → that of its
+    row."""
     found: dict[str, str] = {}
+    rows = {secret.name: number for number, secret in enumerate(inputs.secrets)}
     for problem in problems:
-        name = _input(problem.pointer)
+        name = _input(problem.pointer, rows)
         found[name] = f"{found[name]}; {problem.detail}" if name in found else problem.detail
     return found
 
 
-def _input(pointer: str) -> str:
+def _input(pointer: str, secrets: Mapping[str, int]) -> str:
     match pointer.strip("/").split("/"):
+        case ["secrets", number, ("name" | "value") as member]:
+            return f"secret-{number}-{member}"
+        case ["secrets", name] if name in secrets:
+            return f"secret-{secrets[name]}-{'name' if not NAME.fullmatch(name) else 'value'}"
         case ["files", number, member, *_]:
             return f"file-{number}-{'text' if member in SOURCES else member}"
         case ["files", number]:

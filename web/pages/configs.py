@@ -138,6 +138,10 @@ async def _submitted(before: Resource | None) -> Response:
     inputs, what = config_form.read(form), form.get("do", "review")
     if what == "add-file":
         return await _form(before, config_form.with_file(inputs))
+    if what == "add-secret":
+        return await _form(before, config_form.with_secret(inputs))
+    if what.startswith("drop-secret-") and what[12:].isdigit():
+        return await _form(before, config_form.without_secret(inputs, int(what[12:])))
     if what.startswith("drop-file-") and what[10:].isdigit():
         return await _form(before, config_form.without_file(inputs, int(what[10:])))
     if what == "back":
@@ -202,7 +206,7 @@ async def _review(before: Resource | None, inputs: Inputs, made: Resource) -> Re
 
 
 async def _form(before: Resource | None, inputs: Inputs, *, status: int = 200, error: InventoryError | None = None) -> Response:
-    problems = config_form.placed(error.errors) if error is not None else {}
+    problems = config_form.placed(error.errors, inputs) if error is not None else {}
     return await page(
         "config_form.html",
         f"Edit {before['title'] or before['name']}" if before else "New config",

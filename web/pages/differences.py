@@ -1,7 +1,7 @@
 """What a save would change, for people: member by member, files line by line. Pure."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,19 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Difference:
     """Two configs; an empty mapping is none at all."""
     members = tuple(
         (name, plain(before.get(name)), plain(after.get(name))) for name in MEMBERS if _differ(before.get(name), after.get(name))
-    )
+    ) + tuple(_secrets(before.get("secrets") or {}, after.get("secrets") or {}))
     old = {file["path"]: file for file in before.get("files", [])}
     new = {file["path"]: file for file in after.get("files", [])}
     files = tuple(compare_files(path, old.get(path), new.get(path)) for path in [*new, *(path for path in old if path not in new)])
     return Difference(members, tuple(file for file in files if file is not None))
+
+
+def _secrets(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Of each only whether there is one."""
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            new = "—" if name not in after else "another value" if name in before else "a value"
+            yield f"secret {name}", "a value" if name in before else "—", new
 
 
 def _differ(old: Any, new: Any) -> bool:
