@@ -22,12 +22,15 @@ from inventory.filter_syntax import All, Comparison, Group, Literal, Node, Not, 
 from inventory.kind import Kind
 from inventory.kinds import BY_NAME
 from inventory.kinds.host import HOST
-from inventory.resource import source
 
 log = logging.getLogger(__name__)
 
 ROLES = ("viewer", "operator", "admin")
 """From least to most; each may do what the ones before it may."""
+
+HOSTS = f'"{HOST.table}" r LEFT JOIN host_labels hl ON hl.host = r.id'
+"""What the condition of a scope stands on: the hosts' rows and their effective labels, all that a selector can ask for. Not the kind's own
+joins: with those a list would join more tables than PostgreSQL looks for the best order of (`join_collapse_limit`)."""
 
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 """A scope can't depend on the present time, as no selector can."""
@@ -117,7 +120,7 @@ def _is_id(literal: Literal, kind: Kind) -> bool:
 
 @lru_cache(maxsize=4096)
 def hosts_within(scope: str, start: int = 1) -> Predicate:
-    """The hosts of a scope, as a condition on the rows of `source(HOST)`. One that can't be understood any more holds none."""
+    """The hosts of a scope, as a condition on the rows of `HOSTS`. One that can't be understood any more holds none."""
     try:
         found = compile_filter(HOST, scope, start=start, now=_NO_TIME, selector=True)
     except FilterError as error:
@@ -134,7 +137,7 @@ def seen(kind: Kind, scope: str, start: int = 1) -> Predicate:
     hosts = hosts_within(scope, start)
     if kind is HOST:
         return hosts
-    return Predicate(f"r.host IN (SELECT r.id FROM {source(HOST)} WHERE {hosts.sql})", hosts.params, frozenset({"host"}), start)
+    return Predicate(f"r.host IN (SELECT r.id FROM {HOSTS} WHERE {hosts.sql})", hosts.params, frozenset({"host"}), start)
 
 
 def _nothing(start: int) -> Predicate:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inventory import changes
-from inventory.access import hosts_within
+from inventory.access import HOSTS, hosts_within
 from inventory.changes import Change, Slice
 from inventory.db import SQL, Connection, Database, dumps, loads
 from inventory.kinds import KINDS
@@ -102,7 +102,7 @@ class Seen:
     async def _likely(self, up_to: int, limit: int, asked: Asked) -> list[Change]:
         """The last changes that may be told, oldest first: of what is inside now, of what may have left, of what has no host."""
         hosts, behind = hosts_within(self.scope, start=8), asked.behind
-        inside = f"host IN (SELECT r.id FROM {source(HOST)} WHERE {hosts.sql})"
+        inside = f"host IN (SELECT r.id FROM {HOSTS} WHERE {hosts.sql})"
         async with self._db.acquire() as connection:
             rows = await connection.fetch(
                 SQL["newest_changes_within"].format(inside=inside),
@@ -187,7 +187,7 @@ async def _inside(connection: Connection, scope: str, hosts: set[str]) -> set[st
         return set()
     ids, within = sorted(hosts), hosts_within(scope, start=2)
     there = {row["id"] for row in await connection.fetch("SELECT id FROM host WHERE id = ANY ($1::text[])", ids)}
-    sql = f"SELECT r.id FROM {source(HOST)} WHERE r.id = ANY ($1::text[]) AND ({within.sql})"
+    sql = f"SELECT r.id FROM {HOSTS} WHERE r.id = ANY ($1::text[]) AND ({within.sql})"
     inside = {row["id"] for row in await connection.fetch(sql, ids, *within.params)}
     gone = [id for id in ids if id not in there]
     if gone:

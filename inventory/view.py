@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
 
-from inventory.access import hosts_within
+from inventory.access import HOSTS, hosts_within
 from inventory.db import Connection, Database
 from inventory.errors import NotFound
 from inventory.filter import compile_filter, compile_order
@@ -80,7 +80,7 @@ def narrowed(statement: str, scope: str, given: int) -> tuple[str, tuple[Any, ..
     hosts = hosts_within(scope, given + 1)
     # What is joined to narrowed hosts by their id needs no narrowing of its own, which would cost a hundred times the join.
     searched = statement.replace(source(HOST), "")
-    tables = [f"host AS NOT MATERIALIZED (SELECT r.* FROM {source(HOST)} WHERE {hosts.sql})"]
+    tables = [f"host AS NOT MATERIALIZED (SELECT r.* FROM {HOSTS} WHERE {hosts.sql})"]
     for table in OF_A_HOST:
         if re.search(rf"\b{table}\b", searched):
             tables.append(f"{table} AS NOT MATERIALIZED (SELECT t.* FROM {table} t WHERE t.host IN (SELECT id FROM host))")
