@@ -13,10 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 from pydantic import Field as Bounds
 
 from inventory.kind import USER, Field, Scalar
+from inventory.times import parse_time
 
 MOST = 64
-MAX_SECRET_BYTES = 32 * 1024
-"""Of one: a private key with its chain fits."""
+MAX_SECRET = 32 * 1024
+"""Characters of one: a private key with its chain fits."""
 SALT = ".salt"
 """The name, which no user can give, under which a resource's salt lies among its secrets."""
 
@@ -43,13 +44,20 @@ class SecretMark(BaseModel):
     changed_at: Annotated[str, Bounds(json_schema_extra={"format": "date-time"})] | None = None
 
 
+def _is_time(said: Any) -> bool:
+    try:
+        return isinstance(said, str) and bool(parse_time(said))
+    except ValueError:
+        return False
+
+
 def _check(value: Any) -> Any:
     """Everything that can be wrong with one, in words that do not show it."""
     match value:
         case str():
-            if not value or "\0" in value or len(value.encode(errors="replace")) > MAX_SECRET_BYTES:
-                raise ValueError(f"must be 1 to {MAX_SECRET_BYTES} bytes without NUL; null removes a secret")
-        case {"set": True, **more} if all(name == "changed_at" and isinstance(said, str) for name, said in more.items()):
+            if not value or "\0" in value or len(value) > MAX_SECRET:
+                raise ValueError(f"must be 1 to {MAX_SECRET} characters without NUL; null removes a secret")
+        case {"set": True, **more} if all(name == "changed_at" and (said is None or _is_time(said)) for name, said in more.items()):
             pass
         case _:
             raise ValueError('must be a text, or {"set": true} to keep the one that is there; null removes it')
@@ -57,8 +65,7 @@ def _check(value: Any) -> Any:
 
 
 _Value = Annotated[
-    Annotated[str, Bounds(min_length=1, max_length=MAX_SECRET_BYTES, json_schema_extra={"writeOnly": True, "format": "password"})]
-    | SecretMark,
+    Annotated[str, Bounds(min_length=1, max_length=MAX_SECRET, json_schema_extra={"writeOnly": True, "format": "password"})] | SecretMark,
     BeforeValidator(_check),
 ]
 Secrets = Annotated[

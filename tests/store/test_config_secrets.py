@@ -93,11 +93,12 @@ async def test_marks_keep_what_is_there(taking: Store, admin: Actor, db: Databas
 
 REFUSED: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"password": {"set": True}}, "/secrets/password", "no value to be kept"),
-    ({"password": ""}, "/secrets/password", "1 to 32768 bytes"),
+    ({"password": ""}, "/secrets/password", "1 to 32768 characters"),
     ({"password": "a\0b"}, "/secrets/password", "NUL"),
-    ({"password": "ä" * 20000}, "/secrets/password", "1 to 32768 bytes"),
+    ({"password": "ä" * 32769}, "/secrets/password", "1 to 32768 characters"),
     ({"password": 7}, "/secrets/password", "must be a text, or"),
     ({"password": {"set": False}}, "/secrets/password", "must be a text, or"),
+    ({"password": {"set": True, "changed_at": "yesterday"}}, "/secrets/password", "must be a text, or"),
     ({"password": {"set": True, "value": PLAIN}}, "/secrets/password", "must be a text, or"),
     ({"pass word": PLAIN}, "/secrets/pass word", "pattern"),
     ({".salt": PLAIN}, "/secrets/.salt", "pattern"),

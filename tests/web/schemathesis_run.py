@@ -23,7 +23,12 @@ MADE: dict[str, dict[str, object]] = {
     "regions": {"name": "north"},
     "sites": {"name": "plant", "region": "north", "timezone": "Europe/Berlin"},
     "hosts": {"name": "press", "site": "plant", "labels": {"line": "4"}},
-    "configs": {"name": "motd", "selector": "labels.line = 4", "files": [{"path": "/etc/motd", "content": "hi"}]},
+    "configs": {
+        "name": "motd",
+        "selector": "labels.line = 4",
+        "files": [{"path": "/etc/motd", "content": "hi"}],
+        "secrets": {"key": "hidden"},
+    },
     "enrollment-tokens": {"name": "line-4"},
     "users": {"name": "ann", "role": "viewer"},
     "api-tokens": {"name": "ci", "role": "viewer"},

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
-from inventory import accounts
+from inventory import accounts, vault_keys
 from inventory.changes import Relay
 from inventory.db import Database
 from tests.waiting import Deadline
@@ -58,6 +59,13 @@ async def people(database: str) -> None:
     for role in ROLES:
         await accounts.put_token(db, role, role, role, now)
     await accounts.add_user(db, "admin", PASSWORD, "admin", now)
+    await db.close()
+
+
+async def vaulted(database: str, secrets: Path) -> None:
+    """The first key that secrets of configs lie under, as bootstrap makes it, so that the site takes some."""
+    db = await Database.open(database, application="test-vault", pool_size=1)
+    await vault_keys.ensure(db, secrets, datetime.now(UTC))
     await db.close()
 
 

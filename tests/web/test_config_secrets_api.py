@@ -7,12 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inventory import vault_keys
 from inventory.authority import Authority
 from inventory.db import Database
-from inventory.store import utcnow
 from inventory.vault import PUBLIC_FILE
-from tests.web.site_under_test import Site, running, until
+from tests.web.site_under_test import Site, running, until, vaulted
 
 PLAIN = "hunter2-over-http"
 BODY = {"name": "app", "selector": "", "secrets": {"password": PLAIN}, "files": [{"path": "/etc/x", "template": "{{ secrets.password }}"}]}
@@ -30,13 +28,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def keeping(web_url: str, directory: Path) -> Iterator[Site]:
     """A site that takes secrets in."""
-
-    async def ensure() -> None:
-        db = await Database.open(web_url, application="test-vault", pool_size=1)
-        await vault_keys.ensure(db, directory, utcnow())
-        await db.close()
-
-    asyncio.run(ensure())
+    asyncio.run(vaulted(web_url, directory))
     with running(web_url, secrets=directory) as found:
         yield found
 

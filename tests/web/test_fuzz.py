@@ -1,13 +1,14 @@
 """No operation of the API breaks a promise of its OpenAPI document, whatever it is asked and whoever asks: no 5xx, no answer that is not
 as described, nothing taken that the schema forbids. A short, seeded round as each role; `make fuzz` runs long ones, others each time."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from inventory.authority import Authority
 from tests.web.schemathesis_run import FULL, ROLES, SHORT, furnish, run
-from tests.web.site_under_test import running
+from tests.web.site_under_test import running, vaulted
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("role", ROLES, ids=str)
 def test_the_api_is_as_it_is_described(web_url: str, secrets: Path, tmp_path: Path, role: str | None, full: bool) -> None:
     """All checks of Schemathesis hold, and whoever asked is still let in at the end."""
+    asyncio.run(vaulted(web_url, secrets))
     with running(web_url, secrets=secrets) as site, site.client() as admin:
         furnish(admin)
         done = run(tmp_path, site.url, role, FULL if full else SHORT)
