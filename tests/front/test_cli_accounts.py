@@ -19,7 +19,7 @@ def test_a_user_from_first_to_last(fleet: Fleet, api: Api) -> None:
     assert ok(fleet("session", "end", mine["id"])) == f"session/{mine['id']} ended\n"
     assert fleet("session", "end", mine["id"]).exit_code == 3
     assert ok(fleet("user", "role", "ann", "viewer")) == "user/ann is viewer now\n"
-    assert ok(fleet("user", "scope", "ann", "labels.line = 4")) == "user/ann holds for labels.line = 4 now\n"
+    assert ok(fleet("user", "scope", "ann", "labels.line = nowhere")) == "user/ann holds for labels.line = nowhere now\n"
     assert ok(fleet("user", "scope", "ann", "")) == "user/ann holds for all hosts now\n"
     assert "changes by itself" in fleet("user", "scope", "ann", "presence = online").stderr
     assert ok(fleet("user", "disable", "ann")) == "user/ann disabled\n"
@@ -46,8 +46,8 @@ def test_an_api_token_from_first_to_last(fleet: Fleet) -> None:
     assert token not in listed
     assert {each["name"] for each in json.loads(listed)["items"]} >= {"ci"}
     assert "never" not in ok(fleet("api-token", "create", "endless", "--forever"))
-    narrow = fleet("api-token", "create", "narrow", "--scope", "labels.line = 4")
-    assert "to hosts that match labels.line = 4" in narrow.stderr
+    narrow = fleet("api-token", "create", "narrow", "--scope", "labels.line = nowhere")
+    assert "to hosts that match labels.line = nowhere" in narrow.stderr
     assert json.loads(ok(fleet("get", "hosts", "-o", "json", "--token", ok(narrow).strip())))["items"] == []
     assert fleet("api-token", "create", "both", "--forever", "--ttl", "1d").exit_code == 2
     assert fleet("api-token", "create", "late", "--ttl", "0s").exit_code == 2

@@ -302,7 +302,7 @@ async def test_a_config_that_leaves_a_host_just_being_decided_on(fleet: Fleet, s
         await eventually(lambda: _once_more(fleet, host))
         stalled.go.set()
         await fleet.quiet()
-        assert await fleet.host_config(host, config["id"]) is None
+        await eventually(lambda: _gone(fleet, host, config["id"]))
         assert fleet.files == {}
 
 

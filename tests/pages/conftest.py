@@ -34,6 +34,8 @@ ARGUMENTS = [
 ]
 EXPECTED_STATUSES = ("status of 403", "status of 404", "status of 409", "status of 412", "status of 422")
 """What a form that was refused makes the browser log; a page that was refused is what such a test is about."""
+LEFT_BEHIND = ("htmx:sendAbort", "htmx:afterRequest")
+"""What htmx logs of a request that was under way when its page was left."""
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Complaints(list[str]):
         page.on("pageerror", lambda error: self.append(f"{page.url}: {error}"))
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not any(words in message.text for words in EXPECTED_STATUSES):
+        if message.type in ("error", "warning") and not any(words in message.text for words in EXPECTED_STATUSES + LEFT_BEHIND):
             self.append(f"{message.location.get('url')}: {message.text}")
 
 

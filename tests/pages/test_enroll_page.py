@@ -102,7 +102,7 @@ def test_one_is_refused_and_forgotten(page: Page, fleet: Fleet) -> None:
 
 
 def test_a_sheet_is_handed_in(page: Page, fleet: Fleet, tmp_path: Path) -> None:
-    """What is wrong with it is said by line, and it is there again to be put right; then its machines are expected."""
+    """What is wrong with it is said by line, and it is there again to be put right; then its machines are expected, the page lives on."""
     page.goto("/enroll")
     page.get_by_label("or paste it").fill("serial,name\nPAGE-0001,sheet-page-1\nDefault string,sheet-page-2\n")
     page.get_by_role("button", name="Write them down").click()
@@ -114,6 +114,9 @@ def test_a_sheet_is_handed_in(page: Page, fleet: Fleet, tmp_path: Path) -> None:
     page.get_by_role("button", name="Write them down").click()
     expect(page.locator("#sheet [role=status]")).to_contain_text("2 machines written down")
     expect(page.locator("#expected")).to_contain_text("PAGE-0002")
+    page.locator("#live[data-state=live]").wait_for()
+    newcomer = ask(fleet, "newcomer-after-a-sheet")
+    expect(asking(page, newcomer)).to_be_visible()
     page.goto("/hosts/sheet-page-1")
     expect(page.locator("#vitals")).to_contain_text("PAGE-0001")
 

@@ -20,6 +20,7 @@ OF_ALL = (
     *("/", "/hosts?size=25", "/events", "/notifications", "/audit?type=device", "/enroll", "/places", "/sites/berlin-plant"),
     *("/configs", "/configs/camera", "/find?q=hostile"),
     *("/tables/components?filter=key+:+END", "/tables/commands", "/tables/host-configs?filter=status.halted+%3D+true"),
+    *("/access/preview", "/enroll/expected"),
 )
 """With everything else, or that part of it which a page shows first."""
 
@@ -83,7 +84,7 @@ def test_no_page_is_left_out(fleet: Fleet) -> None:
         "/<any(regions, sites):collection>/<ref>": "/sites/berlin-plant",
         "/tables/<collection>": None,
     }
-    spoken |= {"/hosts/<ref>": None, "/hosts/rows": "/hosts", "/hosts.csv": None}
+    spoken |= {"/enroll/waiting/<ref>": "/enroll", "/hosts/<ref>": None, "/hosts/rows": "/hosts", "/hosts.csv": None}
     nothing |= {"/account", "/password", "/access", "/access/sessions", "/access/users/<ref>"}
     nothing |= {"/access/programs", "/access/programs/<any(tokens, integrations, certificates):what>/<ref>"}
     app = create_app(Settings(database=fleet.site.database))

@@ -29,7 +29,10 @@ SHOWN = 50
 
 
 @blueprint.get("/enroll")
-async def show() -> Response:
+@blueprint.get("/enroll/expected")
+@blueprint.get("/enroll/waiting/<ref>")
+async def show(ref: str = "") -> Response:
+    """Also under the addresses of its forms, which show it with what they have to say: there it is read again when something changes."""
     await person()
     return await _page()
 
