@@ -102,7 +102,10 @@ class Vault:
         if private is None:
             raise NoKey(f"this process does not have the key {key}: copy {KEY_FILE} from the installation's secrets")
         try:
-            return _SUITE.decrypt(base64.b64decode(text, validate=True), private, context.encode())
+            raw = base64.b64decode(text, validate=True)
+            if base64.b64encode(raw).decode() != text:
+                raise ValueError("the unused bits of its last letter are set")
+            return _SUITE.decrypt(raw, private, context.encode())
         except (InvalidTag, binascii.Error, ValueError):
             raise Unsealable("it was not sealed here, or has been changed") from None
 
