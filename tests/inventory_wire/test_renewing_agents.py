@@ -83,9 +83,10 @@ class Agent:
     async def lasts(self, days: float) -> bool:
         """Whether the server says that its certificate is good for so long, and it is the one on the device."""
         async with self.house.db.acquire() as connection:
-            serial = await connection.fetchval("SELECT certificate_serial FROM device_identity WHERE host = $1", self.device)
-        left = datetime.fromisoformat((await self.host())["certificate_expires_at"]) - datetime.now(UTC)
-        return left > timedelta(days=days) and serial == self.serial
+            row = await connection.fetchrow("SELECT certificate_serial, expires_at FROM device_identity WHERE host = $1", self.device)
+        assert row is not None
+        left = row["expires_at"] - datetime.now(UTC)
+        return bool(left > timedelta(days=days) and row["certificate_serial"] == self.serial)
 
 
 class House:
