@@ -122,6 +122,8 @@ class Framer:
             if stop > len(self._buffer):
                 break
             first, body, self._at = self._buffer[self._at], self._buffer[body_at:stop], stop
+            if not self.more:
+                self._buffer, self._at = b"", 0  # a client's next packet may be half a minute away
             yield _packet_of(first, body)
 
     def _end(self, buffer: bytes, start: int) -> tuple[int, int] | None:

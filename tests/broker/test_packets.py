@@ -136,3 +136,12 @@ def test_what_is_left_of_a_stream_is_taken_later() -> None:
     assert next(framer.packets()).body == b"\1" * 5
     assert [each.body[0] for each in framer.feed(said[3][2:])] == [2, 3]
     assert list(framer.packets()) == []
+
+
+def test_what_was_taken_is_not_kept() -> None:
+    """A large message is let go of with its last packet, and not with the client's next one."""
+    framer = Framer(256 * 1024)
+    large = packet(Kind.PUBLISH, 2, b"x" * 180_000)
+    taken = [list(framer.feed(large[at : at + 16_384])) for at in range(0, len(large), 16_384)]
+    assert [len(each) for each in taken] == [0] * (len(taken) - 1) + [1]
+    assert framer._buffer == b""
