@@ -135,6 +135,11 @@ async def require(action: Action | None = None, *, one_time: bool = False) -> Id
     return identity
 
 
+async def require_administrator() -> None:
+    """For `before_request` of what is for administrators alone. Raises Unauthenticated or Forbidden."""
+    await require(Action.ADMINISTER)
+
+
 async def _check_csrf(expected: str) -> None:
     given = request.headers.get(CSRF_HEADER)
     if given is None and request.mimetype in _FORM_TYPES:

@@ -5,20 +5,15 @@ from datetime import UTC, datetime
 from quart import Blueprint, Response, request
 
 from inventory import api_tokens
-from inventory.access import Action
 from web import params
 from web.api.answers import answer
 from web.api.writing import TOKEN, dry_run, issue, written
 from web.bodies import read_object
-from web.identity import current_actor, require
+from web.identity import current_actor, require_administrator
 from web.services import services
 
 blueprint = Blueprint("api_tokens", __name__, url_prefix="/api/v1/api-tokens")
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await require(Action.ADMINISTER)
+blueprint.before_request(require_administrator)
 
 
 @blueprint.get("")

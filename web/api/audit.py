@@ -10,22 +10,17 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from inventory import heads, trail
-from inventory.access import Action
 from inventory.db import Database
 from inventory.errors import NotFound, Unavailable
 from inventory.trail import Wanted
 from web import json, params
 from web.api.answers import answer
 from web.api.parameters import AUDIT, AUDIT_EXPORT
-from web.identity import require
+from web.identity import require_administrator
 from web.services import services
 
 blueprint = Blueprint("audit", __name__, url_prefix="/api/v1/audit")
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await require(Action.ADMINISTER)
+blueprint.before_request(require_administrator)
 
 
 def wanted(query: Mapping[str, Any]) -> Wanted:

@@ -11,22 +11,17 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from inventory import revocation
-from inventory.access import Action
 from inventory.resource import time_text
 from web import params
 from web.api.answers import answer
 from web.api.parameters import CERTIFICATES
-from web.identity import current_actor, require
+from web.identity import current_actor, require_administrator
 from web.services import services
 
 log = logging.getLogger(__name__)
 
 blueprint = Blueprint("certificates", __name__, url_prefix="/api/v1/certificates")
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await require(Action.ADMINISTER)
+blueprint.before_request(require_administrator)
 
 
 @blueprint.get("")

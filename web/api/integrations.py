@@ -10,7 +10,6 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from inventory import idempotency, integrations
-from inventory.access import Action
 from inventory.authority import Authority
 from inventory.errors import Unavailable
 from inventory.idempotency import Claim
@@ -19,7 +18,7 @@ from web import params
 from web.api.answers import answer
 from web.api.parameters import WRITE
 from web.bodies import read_object
-from web.identity import current_actor, require
+from web.identity import current_actor, require_administrator
 from web.services import Services, services
 
 log = logging.getLogger(__name__)
@@ -27,11 +26,7 @@ log = logging.getLogger(__name__)
 NO_SECRETS = "this web process was given no secrets directory (FLEETWARD_SECRETS), so it can make and list no certificate"
 
 blueprint = Blueprint("integrations", __name__, url_prefix="/api/v1/integrations")
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await require(Action.ADMINISTER)
+blueprint.before_request(require_administrator)
 
 
 @blueprint.get("")

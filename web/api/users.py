@@ -5,22 +5,17 @@ from datetime import UTC, datetime
 from quart import Blueprint, Response, request
 
 from inventory import second_factor, sessions, users
-from inventory.access import Action
 from inventory.db import Tx
 from inventory.resource import Resource
 from web import params
 from web.api.answers import answer
 from web.api.writing import PASSWORD, dry_run, issue, no_members, written
 from web.bodies import PATCH_TYPES, read_object
-from web.identity import current_actor, require
+from web.identity import current_actor, require_administrator
 from web.services import services
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/v1/users")
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await require(Action.ADMINISTER)
+blueprint.before_request(require_administrator)
 
 
 @blueprint.get("")

@@ -9,31 +9,27 @@ from typing import Any
 from quart import Blueprint, Response, render_template, request
 
 from inventory import passwords, second_factor, sessions, users
-from inventory.access import ROLES, Action
+from inventory.access import ROLES
 from inventory.db import Tx
 from inventory.errors import NotFound
 from inventory.resource import Resource
 from web.api.writing import written
 from web.browsers import browser_name
-from web.identity import Identity, current_actor
-from web.pages.frame import done, page, person
+from web.identity import current_actor, require_administrator
+from web.pages.frame import done, fields, page, person
 from web.pages.host import REFUSALS
 from web.pages.selection import select_scope
 from web.services import services
 
 blueprint = Blueprint("access_page", __name__, url_prefix="/access")
+blueprint.before_request(require_administrator)
 
 HERE = "/access"
-
-
-async def _administrator() -> Identity:
-    return await person(Action.ADMINISTER)
 
 
 @blueprint.get("/preview")
 async def preview() -> Response:
     """What a scope would see, as a fragment beside its input."""
-    await _administrator()
     text = await render_template("selection.html", selection=await select_scope(request.args.get("scope", "").strip()))
     return Response(text, content_type="text/html; charset=utf-8")
 
@@ -43,7 +39,6 @@ async def preview() -> Response:
 
 @blueprint.get("")
 async def show_users() -> Response:
-    await _administrator()
     return await _users()
 
 
@@ -56,8 +51,7 @@ async def _users(*, status: int = 200, **more: Any) -> Response:
 @blueprint.post("")
 async def create_user() -> Response:
     """The one-time password is shown in this answer and never again."""
-    await _administrator()
-    form, actor, now = await _form(), current_actor(), services().store.clock()
+    form, actor, now = await fields(), current_actor(), services().store.clock()
     secret = passwords.random_password()
     hashed = await passwords.hashed(secret)
     body = {name: form.get(name, "").strip() for name in ("name", "title", "scope")} | {"role": form.get("role", "viewer")}
@@ -70,7 +64,6 @@ async def create_user() -> Response:
 
 @blueprint.get("/users/<ref>")
 async def show_user(ref: str) -> Response:
-    await _administrator()
     return await _user(ref)
 
 
@@ -85,8 +78,7 @@ async def _user(ref: str, *, status: int = 200, **more: Any) -> Response:
 @blueprint.post("/users/<ref>")
 async def change_user(ref: str) -> Response:
     """One of the buttons."""
-    await _administrator()
-    form = await _form()
+    form = await fields()
     try:
         if form.get("do") == "reset-password":
             return await _reset_password(ref)
@@ -133,7 +125,7 @@ async def _sign_out(tx: Tx, ref: str) -> int:
 
 @blueprint.get("/sessions")
 async def show_sessions() -> Response:
-    identity, here = await _administrator(), services()
+    identity, here = await person(), services()
     found = await sessions.list_sessions(here.db, None, here.store.clock(), here.settings.session_idle)
     return await page("access_sessions.html", "Access", tab="sessions", sessions=_told(found, identity.session))
 
@@ -141,8 +133,7 @@ async def show_sessions() -> Response:
 @blueprint.post("/sessions")
 async def end_session() -> Response:
     """The one of the form's `id`; back to its `user`, where it was ended from there."""
-    await _administrator()
-    form, actor, now = await _form(), current_actor(), services().store.clock()
+    form, actor, now = await fields(), current_actor(), services().store.clock()
     await written(lambda tx: sessions.end_one(tx, actor, form.get("id", ""), now))
     user = form.get("user", "")
     return done(f"{HERE}/users/{user}" if user.startswith("user-") else f"{HERE}/sessions", "signed-out")
@@ -150,7 +141,3 @@ async def end_session() -> Response:
 
 def _told(found: list[Resource], current: str | None) -> list[Resource]:
     return [each | {"browser": browser_name(each["agent"]), "current": each["id"] == current} for each in found]
-
-
-async def _form() -> dict[str, str]:
-    return {name: str(value) for name, value in (await request.form).items()}

@@ -15,7 +15,7 @@ from web.identity import current_actor, view
 from web.pages import config_form, copies
 from web.pages.config_form import Inputs
 from web.pages.differences import compare
-from web.pages.frame import done, page, person
+from web.pages.frame import done, fields, page, person
 from web.pages.host import REFUSALS, load
 from web.pages.labels import read_labels
 from web.pages.listing import SIZES, asked, listed, quoted
@@ -134,7 +134,7 @@ async def submit_edit(ref: str) -> Response:
 
 
 async def _submitted(before: Resource | None) -> Response:
-    form = {name: str(value) for name, value in (await request.form).items()}
+    form = await fields()
     inputs, what = config_form.read(form), form.get("do", "review")
     if what == "add-file":
         return await _form(before, config_form.with_file(inputs))

@@ -15,7 +15,7 @@ from inventory.store import ListQuery
 from web.delivery.routes import here as this_server
 from web.delivery.wheels import NotPackable
 from web.identity import current_actor, view
-from web.pages.frame import done, page, person
+from web.pages.frame import done, fields, page, person
 from web.pages.host import REFUSALS, load
 from web.pages.labels import read_labels
 from web.services import services
@@ -41,7 +41,7 @@ async def show(ref: str = "") -> Response:
 async def create() -> Response:
     """The token is shown in this answer and never again."""
     await person(Action.WRITE)
-    form = {name: str(value) for name, value in (await request.form).items()}
+    form = await fields()
     here, secret = services(), tokens.random_secret()
     try:
         made = await here.store.create("enrollment-token", _body(form), current_actor(), extra={"token_hash": tokens.stored_hash(secret)})

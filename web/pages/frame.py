@@ -83,6 +83,11 @@ def _preferred(name: str, choices: tuple[str, ...]) -> str:
     return found if found in choices else choices[0]
 
 
+async def fields() -> dict[str, str]:
+    """Of the form that was sent, without its files; of one that came more than once, the first."""
+    return {name: str(value) for name, value in (await request.form).items()}
+
+
 def done(path: str, said: str, **query: str) -> Response:
     """Back to a page that says what was done (post, redirect, get)."""
     return Response(status=303, headers={"Location": f"{path}?{urlencode({**query, 'said': said})}"})

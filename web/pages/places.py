@@ -13,7 +13,7 @@ from inventory.resource import Resource
 from inventory.store import ListQuery
 from web.identity import current_actor, view
 from web.pages import copies
-from web.pages.frame import done, page, person
+from web.pages.frame import done, fields, page, person
 from web.pages.host import REFUSALS, load
 from web.pages.labels import read_labels, written_labels
 from web.pages.listing import quoted
@@ -85,7 +85,7 @@ async def _places() -> tuple[list[Resource], list[Resource]]:
 @blueprint.post("/places")
 async def create() -> Response:
     await person(Action.WRITE)
-    form = {name: str(value) for name, value in (await request.form).items()}
+    form = await fields()
     kind = form.get("kind", "")
     try:
         if kind not in ABOVE:
@@ -150,7 +150,7 @@ def _above(place: Resource, regions: list[Resource]) -> list[Resource]:
 async def act(collection: str, ref: str) -> Response:
     await person(Action.WRITE)
     kind = COLLECTIONS[collection]
-    form, place = {name: str(value) for name, value in (await request.form).items()}, await load(kind, ref)
+    form, place = await fields(), await load(kind, ref)
     store, actor = services().store, current_actor()
     try:
         match form.get("do"):

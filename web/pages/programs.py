@@ -9,32 +9,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from inventory import accounts, api_tokens, integrations, revocation, telemetry
-from inventory.access import ROLES, Action
+from inventory.access import ROLES
 from inventory.errors import NotFound, Unavailable
 from inventory.replica import certificate_name
 from inventory.resource import time_text
 from inventory.revocation import SERVICE
 from web.api.integrations import NO_SECRETS
 from web.api.writing import written
-from web.identity import current_actor
-from web.pages.frame import done, page, person
+from web.identity import current_actor, require_administrator
+from web.pages.frame import done, fields, page
 from web.pages.host import REFUSALS
 from web.services import services
 
 blueprint = Blueprint("programs", __name__, url_prefix="/access/programs")
+blueprint.before_request(require_administrator)
 
 HERE = "/access/programs"
 LIFETIMES = {"30 days": timedelta(days=30), "90 days": timedelta(days=90), "1 year": timedelta(days=365), "no end": None}
 MOST_SERVICES = 1000
 """Certificates of services that are shown: four roles, 8 replicas of each, renewed once a year."""
-
-
-@blueprint.before_request
-async def _administrators() -> None:
-    await person(Action.ADMINISTER)
 
 
 @blueprint.get("")
@@ -94,7 +90,7 @@ def _shown(row: Mapping[str, Any], current: set[str] | None, heard: Mapping[str,
 @blueprint.post("/tokens")
 async def create_token() -> Response:
     """The token is shown in this answer and never again."""
-    form, actor, now = await _form(), current_actor(), services().store.clock()
+    form, actor, now = await fields(), current_actor(), services().store.clock()
     lifetime = LIFETIMES.get(form.get("lifetime", ""), api_tokens.LIFETIME)
     end = None if lifetime is None else time_text(now + lifetime)
     body = {name: form.get(name, "").strip() for name in ("name", "scope")} | {"role": form.get("role", "viewer"), "expires_at": end}
@@ -154,7 +150,3 @@ async def take_back(what: str, ref: str) -> Response:
     except REFUSALS as error:
         return await _asked(what, ref, status=error.status, refusal=error.detail)
     return done(HERE, "taken-back")
-
-
-async def _form() -> dict[str, str]:
-    return {name: str(value) for name, value in (await request.form).items()}
