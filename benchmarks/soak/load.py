@@ -216,9 +216,11 @@ class Load:
             (await self._api.get(path)).raise_for_status()
 
     async def _sign_in(self) -> None:
-        self._browser.cookies.clear()
-        answer = await self._browser.post("/login", json={"username": "admin", "password": self._it.password})
+        """Another browser in the place of the one before, which pages are read with until then."""
+        async with httpx.AsyncClient(base_url=self._it.url, timeout=60, trust_env=False) as browser:
+            answer = await browser.post("/login", json={"username": "admin", "password": self._it.password})
         answer.raise_for_status()
+        self._browser.cookies = browser.cookies
 
     async def _sign_in_wrongly(self) -> None:
         answer = await self._api.post("/login", json={"username": f"nobody-{uuid.uuid4().hex[:8]}", "password": "wrong"})
