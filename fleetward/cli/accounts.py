@@ -191,7 +191,7 @@ def create_token(session: Session, name: str, role: str, scope: str, ttl: str | 
         raise CommandError("--ttl or --forever, not both", Exit.USAGE)
     body: Json = {"name": name, "role": role, "scope": scope}
     if ttl or forever:
-        body["expires_at"] = end_of(ttl).isoformat(timespec="milliseconds") if ttl else None
+        body["expires_at"] = end_of(ttl) if ttl else None
     made = session.client.create("api-tokens", body)
     echo(made["token"])
     what = f"what a{'n' if role[0] in 'ao' else ''} {role} may{f', to hosts that match {scope}' if scope else ''}"

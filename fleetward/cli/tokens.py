@@ -17,7 +17,7 @@ from fleetward.cli.wait import end_of
 from fleetward.client import Json, Kind
 from fleetward.trust import fingerprint
 
-_INTEGRATION = Kind("integration", "integrations", "", "", "", ("name", "write", "created_at", "expires_at"), ("serial",), ())
+_INTEGRATION = Kind("integration", "integrations", "", "", "", ("name", "write", "scope", "created_at", "expires_at"), ("serial",), ())
 
 
 @click.group()
@@ -36,7 +36,7 @@ def create_token(session: Session, uses: int, ttl: str | None, site: str | None,
     """Make an enrollment token and print it, alone; it is shown this once."""
     body: Json = {"uses": uses, "approve": approve}
     if ttl is not None:
-        body["expires_at"] = end_of(ttl).isoformat(timespec="milliseconds")
+        body["expires_at"] = end_of(ttl)
     if site is not None:
         body["site"] = site
     if labels:

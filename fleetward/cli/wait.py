@@ -36,13 +36,13 @@ def seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def end_of(ttl: str) -> datetime:
-    """The moment that is `ttl` from now. Raises CommandError."""
+def end_of(ttl: str) -> str:
+    """The moment that is `ttl` from now, as the API takes it. Raises CommandError."""
     lifetime = seconds(ttl)
     if lifetime <= 0:
         raise CommandError(f"--ttl {ttl}: must be longer than nothing", Exit.USAGE)
     try:
-        return datetime.now(UTC) + timedelta(seconds=lifetime)
+        return (datetime.now(UTC) + timedelta(seconds=lifetime)).isoformat(timespec="milliseconds")
     except OverflowError:
         raise CommandError(f"--ttl {ttl}: ends too far ahead", Exit.USAGE) from None
 
