@@ -162,7 +162,7 @@ class _Broker(Broker):  # type: ignore[misc]
         try:
             await self.external_connected(_Reader(connection), writer, _LISTENER)
         finally:
-            await self._forget(connection)
+            self._forget(connection)
             if writer.link is not None:
                 await writer.link.untie()
 
@@ -211,7 +211,7 @@ class _Broker(Broker):  # type: ignore[misc]
         for link, granted in receivers.items():
             link.deliver(message, outgoing, min(granted, message.qos), source)
 
-    async def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: Connection) -> None:
         """amqtt would find the session within a second, and might then find its successor's instead."""
         if (link := self._link(connection)) is None:
             return

@@ -6,12 +6,8 @@ memory modules when we are not root. Called by the storage, PCI and memory probe
 Source: udev's database format, one `E:KEY=value` line a property (systemd `src/libsystemd/sd-device/device-private.c`).
 """
 
-import re
-
 from edge_agent.discovery.cleaning import clean
 from edge_agent.discovery.tree import Tree
-
-_ESCAPED = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
 def properties(tree: Tree, entry: str) -> dict[str, str]:
@@ -22,8 +18,3 @@ def properties(tree: Tree, entry: str) -> dict[str, str]:
         if line.startswith("E:") and equals:
             found[name] = clean(value)
     return found
-
-
-def unescaped(value: str | None) -> str | None:
-    """Values ending in `_ENC` carry odd bytes as `\\x20`."""
-    return clean(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), value)) or None if value else None
