@@ -31,6 +31,20 @@ def test_a_token_is_shown_once(page: Page, fleet: Fleet, complaints: Complaints,
     assert page.request.get("/api/v1/whoami", headers={"Authorization": f"Bearer {token}"}).status == 401
 
 
+def test_whatever_its_name_and_scope_a_token_can_be_revoked_without_scrolling(page: Page, fleet: Fleet) -> None:
+    """Long ones break, on a phone and on a desk, and the button stays within the page."""
+    page.goto("/access/programs")
+    page.get_by_label("Name").fill("a-token-with-quite-a-long-name-for-reports")
+    page.get_by_label("Only for these hosts").fill('labels.country = de AND cpu_cores >= 8 AND os_name = "Debian GNU/Linux"')
+    page.get_by_role("button", name="Make a token").click()
+    page.locator("#made").wait_for()
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        button = page.get_by_role("link", name="Revoke a-token-with", exact=False)
+        box, card = button.bounding_box(), page.locator("#tokens").bounding_box()
+        assert box is not None and card is not None and box["x"] + box["width"] <= card["x"] + card["width"], width
+
+
 def test_unsigned_writers_are_shown_as_such_and_taken_back(page: Page, fleet: Fleet, tmp_path: Path) -> None:
     """Whoever may write unsigned is named in a warning and marked in its row, who signs or only reads is not, nor who is gone."""
     for name, write in (("scada", "unsigned"), ("erp", "signed"), ("grafana", "none")):
