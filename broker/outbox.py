@@ -9,6 +9,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+RECORD = 16 * 1024
+"""Bytes given to TLS at once. What it makes of them waits in a buffer of OpenSSL's that never gets smaller: a message of 256 KiB written
+whole would leave as much behind for as long as its client stays."""
+
 
 class Sender(Protocol):
     """Who can be made to wait: a connection."""
@@ -29,7 +33,7 @@ class Bounds:
 
 
 class Outbox:
-    """Writes to one transport. All of one turn of the event loop go out in one piece: one TLS record, one system call."""
+    """Writes to one transport. All of one turn of the event loop go out together, a TLS record at a time."""
 
     def __init__(self, transport: asyncio.Transport, bounds: Bounds, cut: Callable[[str], None]) -> None:
         self.unacknowledged = 0
@@ -64,8 +68,10 @@ class Outbox:
 
     def flush(self) -> None:
         packets, self._packets, self._size, self._scheduled = self._packets, [], 0, False
-        if packets and not self._transport.is_closing():
-            self._transport.write(b"".join(packets))
+        data = memoryview(b"".join(packets))
+        for start in range(0, len(data), RECORD):
+            if not self._transport.is_closing():
+                self._transport.write(data[start : start + RECORD])
         self._let_go_if_emptied()
 
     def acknowledged(self) -> None:
