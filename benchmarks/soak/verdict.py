@@ -32,7 +32,8 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Meant:
-    """A table that keeps history: how many rows, and bytes with its indexes, each position of the change log may add to it."""
+    """A table that keeps history: how many rows, and bytes with its indexes, each position of the change log may add to it, beside what
+    any series may grow by: rows are estimates here, too."""
 
     rows: float
     size: float
@@ -116,7 +117,7 @@ def _finding(subject: str, measure: str, series: Series, changes: float) -> Find
     meant = _meant(subject, measure)
     if meant is not None:
         allowed = changes * (meant.rows if measure == "rows" else meant.size / 2**20)
-        return Finding(subject, measure, median, growth, max(flat, allowed), meant.why)
+        return Finding(subject, measure, median, growth, flat + allowed, meant.why)
     return Finding(subject, measure, median, growth, flat, tolerance.why)
 
 
