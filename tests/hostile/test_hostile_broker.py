@@ -267,8 +267,12 @@ async def test_a_withheld_command_is_seen(site: Ground) -> None:
     await eventually(said, "the device says that it lacks a command")
     causes = (await explain(View(site.db), "command", command))["causes"]
     assert any(cause["reason"] == "CommandsWithheld" for cause in causes), causes
-    notices = await site.rows("SELECT type FROM notification WHERE host = $1", victim.id)
-    assert "commands-withheld" in {row["type"] for row in notices}
+
+    async def told() -> bool:
+        notices = await site.rows("SELECT type FROM notification WHERE host = $1", victim.id)
+        return "commands-withheld" in {row["type"] for row in notices}
+
+    await eventually(told, "what the device logs of it reaches people")
     site.broker.passes = lambda message: True
     assert (await site.ended(command))["state"] == "succeeded"
 

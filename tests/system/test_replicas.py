@@ -278,8 +278,8 @@ async def test_two_of_each_share_the_work_and_one_of_each_may_be_killed(site: Si
         for _ in range(CONFIGS):
             await editor.edit()
         await until(lambda: _is(replicated.shares(site.observer), {site.pid(left): 256}), "the shards to be shared out anew", REBALANCED_S)
-        await until(lambda: all(talker.heard for talker in site.talkers), "everything said to be acknowledged")
         await until(lambda: settled(site), "all configs to be as asked")
+        await until(lambda: all(talker.heard for talker in site.talkers), "everything said to be acknowledged")
         await check_stream_of_events(site, followers)
         for task in following:
             task.cancel()
