@@ -99,6 +99,11 @@ class Event:
     body: Json
 
     @property
+    def what(self) -> str:
+        """`op`, or how it looks within a scope: `entered` or `left` of what was neither created nor deleted."""
+        return str(self.body.get("scope") or self.op)
+
+    @property
     def changed(self) -> list[str]:
         """The paths that changed."""
         return [str(path) for path in self.body.get("changed") or ()]

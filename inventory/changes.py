@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from inventory.actor import Actor
 from inventory.db import SQL, Connection, Database, Tx, dumps, loads
@@ -36,6 +36,10 @@ POLL_S = 1.0
 """Look again after so long even if no notification came: one may be lost with its connection."""
 
 
+Move = Literal["entered", "left"]
+"""What a change is to a reader whose scope a host has come into, or left, by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A change before it has a position."""
@@ -55,7 +59,8 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change as its readers see it. `resource`: after it (None when deleted). `before`: the whole resource when deleted, else the old
-    values of the members that changed."""
+    values of the members that changed. `scope`: `entered` or `left` where nothing was made or deleted, but came into the reader's scope or
+    left it (`inventory.seen`); the log itself has none."""
 
     position: int
     kind: str
@@ -69,9 +74,12 @@ class Change:
     host: str | None
     actor: dict[str, str]
     at: datetime
+    scope: Move | None = None
 
     def body(self) -> dict[str, Any]:
-        """What goes out over MQTT and SSE (contract.md section 3): `resource` is as after it, or as before it when deleted."""
+        """What goes out over MQTT and SSE (contract.md section 3): `resource` is as after it, or as before it when deleted; `scope`
+        is there where it says something."""
+        moved = {} if self.scope is None else {"scope": self.scope}
         return {
             "position": self.position,
             "kind": self.kind,
@@ -84,6 +92,7 @@ class Change:
             "host": self.host,
             "actor": self.actor,
             "at": time_text(self.at),
+            **moved,
         }
 
 

@@ -1,4 +1,5 @@
-"""The change log as a scope lets it be seen: what comes into the scope appears as created, what leaves it as deleted.
+"""The change log as a scope lets it be seen: what comes into the scope appears as created, what leaves it as deleted, and each says so
+(`Change.scope`).
 
 Each change is judged by its host, once as it was at that change (a host's change holds all that a scope can ask for, before and after) and
 once as it is now: of a host that is outside by now only its leaving is told. So a reader who is behind sees nothing that a list would not
@@ -16,7 +17,7 @@ from typing import Any
 
 from inventory import changes
 from inventory.access import HOSTS, hosts_within
-from inventory.changes import Change, Slice
+from inventory.changes import Change, Move, Slice
 from inventory.db import SQL, Connection, Database, dumps, loads
 from inventory.kinds import KINDS
 from inventory.kinds.host import HOST
@@ -97,7 +98,8 @@ class Seen:
             before = portion[0].position if len(portion) == limit else None
             if before is None or len(told) >= limit:
                 break
-        return Newest(told[-limit:], now, told[-limit].position if len(told) > limit else before)
+        first = _whole(told, limit)
+        return Newest(told[first:], now, told[first].position if first else before)
 
     async def _likely(self, up_to: int, limit: int, asked: Asked) -> list[Change]:
         """The last changes that may be told, oldest first: of what is inside now, of what may have left, of what has no host."""
@@ -135,17 +137,31 @@ class _Judged:
     def comes(self) -> bool:
         return self.change.kind == HOST.name and self.change.op == "updated" and self.after and not self.before and self.now
 
+    @property
+    def move(self) -> Move | None:
+        """None also for a host that was deleted: it is gone for everybody."""
+        return "entered" if self.comes else "left" if self.leaves and self.change.op != "deleted" else None
+
 
 def _told(judged: _Judged, along: Mapping[int, list[Change]]) -> list[Change]:
     """Pure: what a reader is told. What leaves with a host goes before it, what comes with it follows."""
     change = judged.change
     if judged.leaves:
         if change.op != "deleted":
-            change = replace(change, op="deleted", changed=(), resource=None, before=_before(change))
+            change = replace(change, op="deleted", changed=(), resource=None, before=_before(change), scope=judged.move)
         return [*along[change.position], change]
     if judged.comes:
-        return [replace(change, op="created", changed=(), before=None), *along[change.position]]
+        return [replace(change, op="created", changed=(), before=None, scope=judged.move), *along[change.position]]
     return [change] if judged.after and judged.now else []
+
+
+def _whole(told: Sequence[Change], limit: int) -> int:
+    """Pure: where the last `limit` of them begin, or somewhat before: those of one position are not parted, or the next page, which goes on
+    below a position, would have none of the rest."""
+    first = max(0, len(told) - limit)
+    while first and told[first - 1].position == told[first].position:
+        first -= 1
+    return first
 
 
 def _before(change: Change) -> Resource | None:
@@ -238,10 +254,18 @@ def _with(move: _Judged, kind: str, id: str, resource: Resource) -> Change:
     would take it for old; where it has risen since, that one, as what it tells is newer."""
     change = move.change
     version = change.version if move.leaves else max(change.version, resource["version"])
-    op = "deleted" if move.leaves else "created"
     after, before = (None, resource) if move.leaves else (resource, None)
     return replace(
-        change, kind=kind, id=id, op=op, version=version, generation=resource["generation"], changed=(), resource=after, before=before
+        change,
+        kind=kind,
+        id=id,
+        op="deleted" if move.leaves else "created",
+        version=version,
+        generation=resource["generation"],
+        changed=(),
+        resource=after,
+        before=before,
+        scope=move.move,
     )
 
 

@@ -167,6 +167,11 @@ GENERAL: dict[str, Schema] = {
         host={"type": ["string", "null"]},
         actor=_plain("Who did it.", "type name", type=_TEXT, name=_TEXT, address=_TEXT),
         at=_TIME,
+        scope={
+            "type": "string",
+            "enum": ["entered", "left"],
+            "description": "Nothing was created or deleted: by somebody's change the host came into your scope, or left it, with this.",
+        },
     ),
     "ChangePage": _plain(
         "Changes and where to go on.", "items next", items=_array(reference("Change")), next={"type": ["integer", "null"]}

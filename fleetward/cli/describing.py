@@ -52,6 +52,6 @@ def _history(changes: list[Event], now: datetime) -> Iterator[str]:
         return
     yield from ("", "LAST CHANGES:")
     body = [
-        [render.age(str(one.body.get("at")), now), one.op, one.actor or "-", render.cell("changed", one.changed, now)] for one in changes
+        [render.age(str(one.body.get("at")), now), one.what, one.actor or "-", render.cell("changed", one.changed, now)] for one in changes
     ]
     yield from (f"  {line}" for line in render.table([], body))

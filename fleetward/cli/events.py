@@ -48,7 +48,7 @@ def show(event: Event, output: str) -> None:
 
 def row(event: Event) -> list[str]:
     when = render.age(str(event.body.get("at")), now())
-    return [str(event.position), when, event.op, named(event), render.cell("changed", event.changed, now()), event.actor or "-"]
+    return [str(event.position), when, event.what, named(event), render.cell("changed", event.changed, now()), event.actor or "-"]
 
 
 def named(event: Event) -> str:

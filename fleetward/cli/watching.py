@@ -14,6 +14,7 @@ from fleetward.cli.terminal import echo
 from fleetward.client import Client, Event, Kind, Resource, Unreachable
 
 _RECONNECT_SECONDS = 1.0
+_GONE = {"deleted": "deleted", "left": "left your scope"}
 
 
 def following(client: Client, after: int | None, kinds: Sequence[str] = (), ids: Sequence[str] = ()) -> Iterator[Event]:
@@ -45,7 +46,7 @@ def watch(session: Session, kind: Kind, names: tuple[str, ...], filter_: str | N
     for event in following(client, page.position, (kind.kind,), ids):
         shown = event.resource if event.op == "deleted" or filter_ is None else _matching(client, kind, event.id, filter_)
         if shown is not None:
-            printer.one(shown, event.op)
+            printer.one(shown, _GONE.get(event.what, ""))
 
 
 def _matching(client: Client, kind: Kind, one: str, filter_: str) -> Resource | None:
@@ -75,7 +76,7 @@ class _Printer:
         for line in render.table(head, body):
             echo(line, coloured=True)
 
-    def one(self, resource: Resource, op: str) -> None:
+    def one(self, resource: Resource, remark: str) -> None:
         match self._format:
             case Format.JSON | Format.JSONL:
                 echo(render.to_json_line(resource))
@@ -86,4 +87,4 @@ class _Printer:
             case Format.TABLE | Format.WIDE:
                 names = names_for(self._session, self._kind, [resource], self._format)
                 [line] = render.table([], render.rows([resource], self._columns, now(), names), self._widths)
-                echo(f"{line}  (deleted)" if op == "deleted" else line, coloured=True)
+                echo(f"{line}  ({remark})" if remark else line, coloured=True)

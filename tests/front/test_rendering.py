@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from fleetward.cli import render
+from fleetward.cli import events, render
 from fleetward.cli.apply import comparable, in_order, to_set
 from fleetward.cli.configuration import from_file
 from fleetward.cli.documents import Document
 from fleetward.cli.exits import CommandError
 from fleetward.cli.resources import merge_patch, order_by
 from fleetward.cli.wait import condition, is_current, seconds
-from fleetward.client import Kind
+from fleetward.client import Event, Kind
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
@@ -161,3 +161,10 @@ def test_configuration_file(tmp_path: Any) -> None:
         file.write_text(text)
         with pytest.raises(CommandError, match=words):
             from_file(file)
+
+
+@pytest.mark.parametrize(("more", "shown"), [({}, "created"), ({"scope": "entered"}, "entered")])
+def test_what_came_into_a_scope_was_not_created(more: dict[str, str], shown: str) -> None:
+    """An event says what it is to the one who reads it."""
+    body = {"at": ago(seconds=5), "actor": {"type": "user", "name": "ann"}, **more}
+    assert events.row(Event(7, "host", "host-1", "created", {"name": "gw"}, body))[2:] == [shown, "host/gw", "-", "ann"]

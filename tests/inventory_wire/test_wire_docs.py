@@ -101,7 +101,7 @@ def test_each_topic_for_integrations_is_one() -> None:
 
 def test_events_and_intents_have_their_members() -> None:
     """As the change log and the reader of intents have them."""
-    change = Change(1, "host", "host-1", "created", 1, 1, (), {}, None, None, {}, datetime.now(UTC))
+    change = Change(1, "host", "host-1", "created", 1, 1, (), {}, None, None, {}, datetime.now(UTC), "entered")
     assert list(table("member of an event")) == list(change.body())
     intent = {field.name for field in dataclasses.fields(Intent)}
     assert set(table("member of an intent")) == intent | {"kind", "id"}

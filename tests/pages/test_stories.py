@@ -1,11 +1,12 @@
 """Changes as sentences, differences and forms: what the pages decide without a database."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from inventory.changes import Change
+from inventory.changes import Change, Move
 from inventory.errors import Invalid, Problem
 from web.pages import config_form
 from web.pages.differences import compare
@@ -14,7 +15,7 @@ from web.pages.labels import read_labels
 from web.pages.listing import Wrong, quoted
 from web.pages.places import tree
 from web.pages.sheets import harmless
-from web.pages.story import gathered, tell, without_parts
+from web.pages.story import gathered, tell, without_company, without_parts
 
 AT = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
@@ -64,6 +65,20 @@ def test_the_same_of_many_hosts_is_told_once() -> None:
         ("is online", ["gw-0", "gw-1", "gw-2"]),
         ("is offline", ["gw-9"]),
     ]
+
+
+@pytest.mark.parametrize(("move", "op", "verb"), [("entered", "created", "came into your scope"), ("left", "deleted", "left your scope")])
+def test_who_moves_by_an_edit_was_neither_found_nor_deleted(move: Move, op: str, verb: str) -> None:
+    """Of a host that comes into the reader's scope there is one line, and what hangs on it is said to have come with it."""
+    things = [("host", "h1", "h1"), ("component", "c1", "h1"), ("notification", "n1", "h1"), ("command", "k1", "h1")]
+    states: dict[str, Any] = (
+        {"after": {"name": "gw", "severity": "error"}} if op == "created" else {"before": {"name": "gw"}, "after": None}
+    )
+    moves = [replace(change(kind, id, op=op, host=host, **states), scope=move) for kind, id, host in things]
+    lines = [tell(each, {"h1": "gw"}) for each in moves]
+    assert {(line.verb, line.tone, line.details, line.to_host) for line in lines} == {(verb, "mute", (), "with")}
+    assert without_company(moves) == moves[:1]
+    assert without_company(moves[1:]) == moves[1:], "where hosts are not asked for, what moved with them is told by itself"
 
 
 def test_what_goes_with_a_host_is_not_told() -> None:

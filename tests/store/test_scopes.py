@@ -259,12 +259,36 @@ async def test_who_leaves_is_deleted_with_all_that_hangs_on_it_and_comes_back_th
     assert {change.position for change in told} == {start + 1}
     assert (told[-1].body()["resource"]["labels"], told[-1].resource) == ({"side": "inside"}, None)
     assert "elsewhere" not in str(told)
+    assert {change.body()["scope"] for change in told} == {"left"}
     left = await _position(db)
     await store.patch("host", sides.inside.host, {"labels": {"side": "inside"}}, ADMIN)
     told = await _told(db, left)
     assert _short(told) == sorted([("created", "host"), *(("created", kind) for kind in HANGING)])
     assert told[0].kind == "host"
     assert all(change.version >= told[0].version for change in told), "a reader takes them for new"
+    assert {change.body()["scope"] for change in told} == {"entered"}
+
+
+async def test_what_is_made_or_deleted_inside_has_not_moved(db: Database, store: Store, sides: Sides) -> None:
+    """Nor has what hangs on it: only a move is told as one."""
+    start = await _position(db)
+    made = await store.create("host", {"name": "new-press", "labels": {"side": "inside"}, "desired_state": "registered"}, ADMIN)
+    await store.delete("host", made["id"], ADMIN, force=True)
+    await store.delete("host", sides.inside.host, ADMIN, force=True)
+    told = await _told(db, start)
+    assert {(change.op, change.kind) for change in told} >= {("created", "host"), ("deleted", "host"), ("deleted", "component")}
+    assert [change for change in told if "scope" in change.body()] == []
+
+
+async def test_a_page_of_the_newest_parts_no_move(db: Database, store: Store, sides: Sides) -> None:
+    """A page goes on below a position, so all that came with a host is on one, however few were asked for."""
+    await store.patch("host", sides.outside.host, {"labels": {"side": "inside"}}, ADMIN)
+    await store.patch("host", sides.outside.host, {"title": "Seen"}, ADMIN)
+    await _relayed(db)
+    newest = await Seen(db, SCOPE).newest(2, Asked())
+    assert [change.op for change in newest.changes] == ["created"] * (1 + len(HANGING)) + ["updated"]
+    assert newest.older == newest.changes[0].position
+    assert newest.changes == (await Seen(db, SCOPE).newest(1000, Asked())).changes[-len(newest.changes) :]
 
 
 async def test_labels_of_a_region_move_hosts_in_and_out(db: Database, store: Store, sides: Sides) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from inventory.changes import Change
 from inventory.seen import Asked
 from web.identity import seen, view
-from web.pages.story import Line, mentioned, tell
+from web.pages.story import Line, mentioned, tell, without_company
 
 
 async def narrate(found: Iterable[Change]) -> list[Line]:
@@ -24,4 +24,4 @@ async def newest(
     """The newest lines, newest first, and the position to go on below; None where there are no more."""
     asked = Asked(None if kinds is None else frozenset(kinds), None if ids is None else frozenset(ids))
     found = await seen().newest(limit, asked, before=before)
-    return await narrate(reversed(found.changes)), found.older
+    return await narrate(reversed(without_company(found.changes))), found.older

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inventory.changes import Change
+from inventory.changes import Change, Move
 from inventory.kinds import BY_NAME
 from web.pages.formats import plain, short_digest, size, words
 
@@ -36,6 +36,9 @@ COMPONENT_ICONS = {
     "sensor": "thermometer",
 }
 
+MOVES: dict[Move, str] = {"entered": "came into your scope", "left": "left your scope"}
+"""Nothing was made or found, nor deleted: somebody's change of labels or of a place decides who sees it."""
+
 LONGEST_VALUE = 60
 _UNTOLD = frozenset(
     {"observed_generation", "generation", "version", "updated_at", "reported", "command", "boot_id", "status"}
@@ -58,6 +61,11 @@ class Line:
     link: str
     host: str
     """The name of the host it happened on; empty where that is the thing itself, or nowhere."""
+
+    @property
+    def to_host(self) -> str:
+        """How it stands to that host: found `on` it, but come into a scope `with` it."""
+        return "on" if self.change.scope is None else "with"
 
 
 def tell(change: Change, names: Mapping[str, str]) -> Line:
@@ -83,6 +91,13 @@ class Group:
     line: Line
     hosts: dict[str, str]
     times: int = 1
+
+
+def without_company(found: Iterable[Change]) -> list[Change]:
+    """But for what came into a scope, or left it, with a host of which there is a change that says so."""
+    found = list(found)
+    moves = {change.position for change in found if change.scope is not None and change.kind == "host"}
+    return [change for change in found if change.scope is None or change.kind == "host" or change.position not in moves]
 
 
 def without_parts(lines: Iterable[Line]) -> list[Line]:
@@ -171,6 +186,8 @@ def _name(change: Change, shown: dict[str, Any], names: Mapping[str, str]) -> st
 
 
 def _verb(change: Change, shown: dict[str, Any]) -> str:
+    if change.scope is not None:
+        return MOVES[change.scope]
     match change.kind, change.op:
         case "component", "created":
             return "found"
@@ -208,6 +225,8 @@ def _progress(change: Change, shown: dict[str, Any]) -> str:
 
 def _tone(change: Change, shown: dict[str, Any]) -> str:
     status = shown.get("status") or {}
+    if change.scope is not None:
+        return "mute"
     if change.kind == "notification":
         return {"info": "info", "warning": "warn"}.get(str(shown.get("severity")), "bad")
     if change.op == "deleted" or (change.kind == "component" and shown.get("present") is False):

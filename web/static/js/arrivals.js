@@ -6,7 +6,8 @@ export function startArrivals() {
 }
 
 function onChange(place, change) {
-  if (change.kind !== "host" || !change.resource) return;
+  // A host that comes into a scope, or leaves it, by somebody's change of its labels arrives from nowhere.
+  if (change.kind !== "host" || !change.resource || change.scope) return;
   const known = place.querySelector(`[data-host="${CSS.escape(change.id)}"]`);
   if (change.op === "created" && !isExpected(change.resource)) show(place, change.resource);
   else if (isExpected(change.resource) && cameOnline(change) && !known) show(place, change.resource);

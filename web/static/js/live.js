@@ -109,9 +109,10 @@ function concerns(data, change) {
 function onNotification(change) {
   const note = change.resource;
   if (change.op === "created") {
-    count(1);
-    if (told.push(note) === 1) setTimeout(tell, 150);
-  } else if (change.changed.includes("read_at") || change.op === "deleted") {
+    if (!note.read_at) count(1);
+    // What came into a scope with its host is no news.
+    if (!change.scope && told.push(note) === 1) setTimeout(tell, 150);
+  } else if (change.changed.includes("read_at") || (change.op === "deleted" && !note.read_at)) {
     count(-1);
   }
 }
