@@ -20,8 +20,8 @@ Restart=always
 RestartSec=5
 KillMode=mixed
 TimeoutStopSec=20
-StateDirectoryMode=0700
 MemoryMax=128M
+OOMPolicy=continue
 OOMScoreAdjust=-500
 UMask=0077
 
@@ -31,9 +31,10 @@ WantedBy=multi-user.target
 
 
 def unit(state_dir: Path, python: str = sys.executable) -> str:
-    """The unit's text. No sandbox: placing files and running on_change commands is what the agent is for."""
+    """The unit's text. No sandbox: placing files and running on_change commands is what the agent is for, and such a command that takes
+    too much memory ends alone, without the agent."""
     words = [python, "-m", "edge_agent", "run", "--state-dir", str(state_dir)]
-    return _TEXT.format(command=" ".join(shlex.quote(word).replace("%", "%%") for word in words))
+    return _TEXT.format(command=" ".join(shlex.quote(word).replace("%", "%%").replace("$", "$$") for word in words))
 
 
 def install(state_dir: Path, path: Path = UNIT) -> str:

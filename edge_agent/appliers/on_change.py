@@ -18,6 +18,8 @@ HIDDEN = "••••"
 """In the place of a secret."""
 TERMINATE_S = 2.0
 """Between SIGTERM and SIGKILL."""
+UMASK = 0o022
+"""As in a shell: the agent's own keeps others from reading, which is not for what a command makes."""
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
 
@@ -62,6 +64,7 @@ def run(on_change: OnChange, config: str, control: Control) -> str:
             cwd="/",
             env=_ENVIRONMENT | {"FLEETWARD_CONFIG": config},
             start_new_session=True,
+            umask=UMASK,
         )
     except OSError as error:
         raise Refusal(ErrorCode.ON_CHANGE_FAILED, f"on_change: {on_change.command[0]}: {error.strerror}") from error

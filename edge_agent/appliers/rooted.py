@@ -19,6 +19,8 @@ from edge_agent.appliers import Refusal
 
 MAX_KEPT = 16 * 1024 * 1024
 """Bytes of a file that is to be replaced; a larger one is not kept, and so not replaced."""
+DIRECTORY_MODE = 0o755
+"""Of the directories that are made, whatever the agent's umask: its own files are nobody else's business, those of configs are."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -99,7 +101,7 @@ def about(place: Place) -> Iterator[None]:
 @contextmanager
 def parent(place: Place) -> Iterator[int]:
     """A descriptor of the directory that holds the file; directories that lack are made. Raises Refusal, OSError."""
-    place.root.mkdir(parents=True, exist_ok=True)
+    _make_root(place.root)
     with _walk(place, make=True) as (directory, _):
         if directory is None:
             raise FileNotFoundError(2, "the directory has vanished", str(place.root))
@@ -227,11 +229,21 @@ def _enter(directory: int, name: str, place: Place, make: bool) -> int | None:
             raise _not_a_directory(directory, name, place) from None
         raise
     try:
-        os.mkdir(name, 0o755, dir_fd=directory)
-        os.fsync(directory)
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=directory)
     except FileExistsError:
-        pass  # somebody was faster; opening it again checks what it is
-    return _enter(directory, name, place, make=False)
+        return _enter(directory, name, place, make=False)  # somebody was faster; opening it again checks what it is
+    os.fsync(directory)
+    made = _enter(directory, name, place, make=False)
+    if made is not None:
+        os.fchmod(made, DIRECTORY_MODE)
+    return made
+
+
+def _make_root(root: Path) -> None:
+    """With the directories that it lacks."""
+    for folder in reversed([each for each in (root, *root.parents) if not each.exists()]):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(DIRECTORY_MODE)
 
 
 def _not_a_directory(directory: int, name: str, place: Place) -> Refusal:

@@ -92,7 +92,8 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_the_unit_starts_the_agent_on_its_state_directory() -> None:
-    """systemd's specifiers in a path are escaped."""
+    """systemd's specifiers and variables in a path are escaped; a command that runs out of memory does not end the agent."""
     text = install.unit(Path("/var/lib/100%/agent"), "/opt/venv/bin/python")
     assert "ExecStart=/opt/venv/bin/python -m edge_agent run --state-dir /var/lib/100%%/agent\n" in text
-    assert "Restart=always" in text
+    assert "Restart=always" in text and "OOMPolicy=continue" in text
+    assert "--state-dir '/srv/$$HOME'\n" in install.unit(Path("/srv/$HOME"), "/opt/venv/bin/python")

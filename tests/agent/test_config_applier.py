@@ -101,6 +101,29 @@ def test_a_file_is_placed_with_parents_mode_and_owner(bench: Bench) -> None:
     assert outcome.items == (Item(kind="host-config", id="hcfg-1", generation=1, state="present", digest=outcome.items[0].digest),)
 
 
+@pytest.fixture
+def umask_of_the_unit() -> Iterator[None]:
+    """As systemd starts the agent."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.usefixtures("umask_of_the_unit")
+def test_the_agents_umask_is_not_that_of_what_it_places(bench: Bench, tmp_path: Path) -> None:
+    """Directories and roots that it makes can be entered by whom the files are for, and so can be read what on_change writes; directories
+    that were there stay as they were."""
+    private, bench.root = tmp_path / "private", tmp_path / "private" / "new" / "root"
+    private.mkdir(mode=0o700)
+    bench.again()
+    assert isinstance(bench.apply(file(bench.root / "a" / "motd"), on_change=f"echo done > {bench.root}/said"), Succeeded)
+    made = (bench.root.parent, bench.root, bench.root / "a")
+    assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in (private, *made)] == ["0o700", *["0o755"] * 3]
+    assert [oct(stat.S_IMODE((bench.root / name).stat().st_mode)) for name in ("a/motd", "said")] == ["0o644", "0o644"]
+
+
 def test_applying_the_same_again_touches_nothing(bench: Bench) -> None:
     """Same inode, same time, and no on_change."""
     path = bench.root / "motd"
