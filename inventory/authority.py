@@ -24,6 +24,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from nacl.signing import SigningKey, VerifyKey
 
 from broker.acl import REPLICAS
@@ -115,11 +116,12 @@ class Authority:
 
     def issue_device(self, csr_pem: str, host: str) -> Issued:
         """Raises Invalid (`/csr`)."""
-        return self._issue_client(csr_pem, host, "device", DEVICE_LIFETIME)
+        return certificates.client(self.issuer, certificates.requested_key(csr_pem), host, "device", self._clock(), DEVICE_LIFETIME)
 
-    def issue_integration(self, csr_pem: str, name: str, *, scoped: bool = False) -> Issued:
-        """Raises Invalid (`/csr`)."""
-        return self._issue_client(csr_pem, name, "integration-scoped" if scoped else "integration", SERVICE_LIFETIME)
+    def issue_integration(self, key: ec.EllipticCurvePublicKey, name: str, *, scoped: bool = False) -> Issued:
+        """key: whose holder has shown that it has the private one."""
+        unit = "integration-scoped" if scoped else "integration"
+        return certificates.client(self.issuer, key, name, unit, self._clock(), SERVICE_LIFETIME)
 
     def revocation_lists(self, withdrawn: Sequence[Withdrawn], number: int) -> str:
         """A CRL of each CA that is trusted, PEM; of one whose key is not in this process's secrets, the one that takes nothing back. Empty
@@ -260,9 +262,6 @@ class Authority:
 
     def _path(self, name: str) -> Path:
         return self.directory / name
-
-    def _issue_client(self, csr_pem: str, name: str, unit: str, lifetime: timedelta) -> Issued:
-        return certificates.client(self.issuer, certificates.requested_key(csr_pem), name, unit, self._clock(), lifetime)
 
     def _service_certificate(self, name: str) -> Callable[[certificates.Key], Issued]:
         return lambda key: certificates.client(self.issuer, key.public_key(), name, "service", self._clock(), SERVICE_LIFETIME)

@@ -3,11 +3,11 @@
 They are no resources and never published; that one was made or deleted stands in the audit. A name that is taken with another key is
 refused; the same name and key get the certificate that was issued, so that a lost answer burns nothing, or another one once that nears
 its end or the CA has changed. One that is deleted has its certificates revoked, and its name is free again. The list of names is kept in
-a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web (`POST
-/api/v1/integrations`) and by intents.
+a file beside the secrets for Mosquitto's rules; the embedded broker goes by the certificate's class. Called by web
+(`/api/v1/integrations` and the page of programs) and by intents.
 
 One with a scope has another class of certificate: it reads the events of its scope, on topics of its own, and the brokers let it read no
-others.
+others. So whoever gets a first scope, or loses the last, gets another certificate for the same key, and those before are revoked.
 
 Source: contract.md sections 2 and 3, docs/adr/0027-scopes.md.
 """
@@ -27,8 +27,9 @@ from inventory import account_log, certificates, revocation
 from inventory.access import checked_scope
 from inventory.actor import Actor
 from inventory.authority import SERVICE_LIFETIME, Authority
+from inventory.bodies import Body, read
 from inventory.certificates import Issuer
-from inventory.db import SQL, Connection, Database
+from inventory.db import SQL, Connection, Database, Tx
 from inventory.errors import Conflict, Invalid, NotFound, Problem
 from inventory.ids import new_id
 from inventory.resource import time_text
@@ -54,6 +55,12 @@ class Request(BaseModel):
     write: Write = "none"
     scope: str = ""
     csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
+
+
+class Change(Body):
+    """RFC 7396: what to change of one; absent members stay."""
+
+    scope: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ async def create(
     """{`name`, `write`, `scope`, `certificate`, `ca`, `broker`}. `request`: the decoded body. Raises Invalid, Conflict, Unavailable."""
     asked = _checked(request)
     key = certificates.requested_key(asked.csr)
-    issued = authority.issue_integration(asked.csr, asked.name, scoped=bool(asked.scope))
+    issued = authority.issue_integration(key, asked.name, scoped=bool(asked.scope))
     async with db.transaction() as tx:
         id = new_id("intg")
         row = await tx.raw.fetchrow(SQL["add_integration"], id, asked.name, asked.write, issued.pem, now, asked.scope)
@@ -92,7 +99,7 @@ async def create(
         if row is not None:
             await account_log.record(tx, by, "integration", id, now, after=shown)
         else:
-            row = await tx.raw.fetchrow(SQL["find_integration"], asked.name)
+            row = await tx.raw.fetchrow(SQL["lock_integration"], asked.name)
         if row is None:
             raise Conflict(f"the integration {asked.name} was being deleted: ask again")
         _refuse_other(dict(row), key, asked)
@@ -126,6 +133,28 @@ def _is_due(authority: Authority, certificate: str, now: datetime) -> bool:
     return ends - now < SERVICE_LIFETIME / 3 or not certificates.issued_by(authority.issuer, certificate)
 
 
+async def change(tx: Tx, db: Database, authority: Authority, name: str, patch: Any, now: datetime, by: Actor) -> dict[str, Any]:
+    """As `list_all` has it then. Its next event and its next intent go by the scope that it has now. Once the transaction has committed,
+    `publish_list`. Raises NotFound, Invalid."""
+    wanted = read(Change, patch)
+    row = await tx.raw.fetchrow(SQL["lock_integration"], name) if "\0" not in name else None
+    if row is None:
+        raise _unknown(name)
+    before = _listed(dict(row))
+    if wanted.scope is None:
+        return before
+    scope, certificate = checked_scope(wanted.scope), row["certificate"]
+    if bool(scope) != bool(row["scope"]):
+        await _take_back(tx, db, name, now)
+        issued = authority.issue_integration(public_key(certificate), name, scoped=bool(scope))
+        await revocation.note(tx.raw, issued, name, _unit(scope), now)
+        certificate = issued.pem
+    await tx.raw.execute("UPDATE integrations SET scope = $2, certificate = $3 WHERE name = $1", name, scope, certificate)
+    after = _listed(dict(row) | {"scope": scope, "certificate": certificate})
+    await account_log.record(tx, by, "integration", row["id"], now, before=before, after=after)
+    return after
+
+
 async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: Actor = SYSTEM) -> None:
     """Its certificates are revoked, those before the present one too, and it may no longer speak. Raises NotFound, Unavailable."""
     async with db.transaction() as tx:
@@ -133,15 +162,31 @@ async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: 
         sql = "DELETE FROM integrations WHERE name = $1 RETURNING id, write, scope, certificate"
         row = await tx.raw.fetchrow(sql, name) if known else None
         if row is None:
-            raise NotFound(f"there is no integration {name[:64]!r}")
+            raise _unknown(name)
         issued = certificates.as_issued(row["certificate"])
         before = {"name": name, "write": row["write"], "scope": row["scope"], **_shown(row["certificate"])}
         await account_log.record(tx, by, "integration", row["id"], now, before=before)
         await revocation.note(tx.raw, issued, name, _unit(row["scope"]), now)
-        serials = await tx.raw.fetch("SELECT serial FROM certificate WHERE name = $1 AND starts_with(unit, $2)", name, INTEGRATION)
-        await revocation.take_back(tx.raw, db, [row["serial"] for row in serials], now)
+        await _take_back(tx, db, name, now)
         names = await _names(tx.raw)
     write_list(secrets_dir, names)
+
+
+async def _take_back(tx: Tx, db: Database, name: str, now: datetime) -> None:
+    """All certificates that it has had."""
+    serials = await tx.raw.fetch("SELECT serial FROM certificate WHERE name = $1 AND starts_with(unit, $2)", name, INTEGRATION)
+    await revocation.take_back(tx.raw, db, [row["serial"] for row in serials], now)
+
+
+async def publish_list(db: Database, secrets_dir: Path) -> None:
+    """Bring the file that Mosquitto's rules are made of up to date. Raises Unavailable."""
+    async with db.acquire() as connection:
+        names = await _names(connection)
+    write_list(secrets_dir, names)
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"there is no integration {name[:64]!r}")
 
 
 async def _names(connection: Connection) -> list[tuple[str, bool]]:
@@ -163,6 +208,16 @@ def _unit(scope: str) -> str:
 def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked: Request) -> None:
     if public_key(row["certificate"]) != key or (row["write"], row["scope"]) != (asked.write, asked.scope):
         raise Conflict(f"there is an integration named {asked.name} already", errors=(Problem("/name", "is taken"),))
+
+
+async def get(db: Database, name: str) -> dict[str, Any]:
+    """One, as `list_all` has it. Raises NotFound, Unavailable."""
+    async with db.acquire() as connection:
+        sql = "SELECT name, write, scope, certificate, created_at FROM integrations WHERE name = $1"
+        row = await connection.fetchrow(sql, name) if "\0" not in name else None
+    if row is None:
+        raise _unknown(name)
+    return _listed(dict(row))
 
 
 async def find(connection: Connection, name: str) -> Integration | None:

@@ -997,6 +997,10 @@ UPDATE ingest_lease SET subscribed_since = CASE WHEN $3 THEN now() END WHERE own
 -- $1 name
 SELECT id, name, write, scope, certificate FROM integrations WHERE name = $1;
 
+-- name: lock_integration
+-- $1 name
+SELECT id, name, write, scope, certificate, created_at FROM integrations WHERE name = $1 FOR UPDATE;
+
 ------------------------------------------------------------------------------------------------------------------ dashboard
 
 -- name: fleet_numbers

@@ -10,6 +10,7 @@ from inventory.kind import USER, Kind
 from inventory.kinds import KINDS
 from web.api.issued import ISSUED
 from web.api.parameters import AUDIT, AUDIT_EXPORT, CERTIFICATES, DELETE, EVENTS, HISTORY, LIST, STREAM, WRITE
+from web.bodies import PATCH_TYPES
 from web.openapi_accounts import ACCOUNT_SCHEMAS, account_paths
 from web.openapi_parts import IF_MATCH as _IF_MATCH
 from web.openapi_parts import JSON, PROBLEMS, Operation
@@ -121,7 +122,7 @@ def _patch(kind: Kind, id: str) -> Operation:
         id, kind.collection, f"Change a {kind.name} (RFC 7396).", {"200": _given("As it is then.", reference(type_name(kind)), etag=True)},
         404, 409, 412, 413, 415, 422,
         parameters=[*_query(WRITE), _IF_MATCH],
-        requestBody={"required": True, "content": {type: {"schema": body} for type in ("application/merge-patch+json", JSON)}},
+        requestBody={"required": True, "content": {type: {"schema": body} for type in PATCH_TYPES}},
     )  # fmt: skip
 
 
@@ -212,6 +213,18 @@ def _access_paths() -> dict[str, dict[str, Any]]:
         "/api/v1/integrations": _integrations(),
         "/api/v1/integrations/{name}": {
             "parameters": [{**_REF, "name": "name", "description": "Its name."}],
+            "patch": _operation(
+                "patchIntegration",
+                "access",
+                "Change which hosts a program is about (RFC 7396). With a first scope, and without any, its certificate is replaced.",
+                {"200": _given("As it is then; with dry_run, as it would be.", reference("Integration"))},
+                404,
+                413,
+                415,
+                422,
+                parameters=_query(WRITE),
+                requestBody={"required": True, "content": {type: {"schema": reference("IntegrationPatch")} for type in PATCH_TYPES}},
+            ),
             "delete": _operation("deleteIntegration", "access", "Take its certificate back.", {"204": {"description": "It is out."}}, 404),
         },
         "/api/v1/certificates": {

@@ -124,6 +124,7 @@ def _array(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+_SCOPE: Schema = {"type": "string", "maxLength": 8192, "description": "The filter of hosts that it is about; empty: all."}
 _CERTIFICATE = _plain(
     "A certificate that was issued and has not ended.",
     "serial name class host issued_at expires_at revoked",
@@ -306,7 +307,7 @@ GENERAL: dict[str, Schema] = {
         "name csr",
         name=_TEXT,
         write={"type": "string", "enum": ["none", "signed", "unsigned"], "default": "none"},
-        scope={"type": "string", "maxLength": 8192, "description": "The filter of hosts that it is about; empty: all."},
+        scope=_SCOPE,
         csr={"type": "string", "description": "PKCS #10, PEM; its key is the program's."},
     ),
     "IntegrationAnswer": _plain(
@@ -320,26 +321,22 @@ GENERAL: dict[str, Schema] = {
         broker=_plain("Where to connect.", "host port", host=_TEXT, port={"type": "integer"}),
     ),
     "IntegrationChecked": _plain("A program that could be let in.", "name write scope", name=_TEXT, write=_TEXT, scope=_TEXT),
-    "IntegrationPage": _plain(
-        "The programs.",
-        "items",
-        items=_array(
-            _plain(
-                "One, with what is known of its certificate.",
-                "kind name write scope created_at serial expires_at",
-                kind={"const": "integration"},
-                name=_TEXT,
-                write={
-                    "type": "string",
-                    "enum": ["none", "signed", "unsigned"],
-                    "description": "Whether it may publish intents. Unsigned ones whoever runs the broker can forge.",
-                },
-                scope={"type": "string", "description": "The filter of hosts that it is about; empty: all."},
-                created_at=_TIME,
-                serial=_TEXT,
-                expires_at=_TIME,
-            )
-        ),
+    "Integration": _plain(
+        "A program on the broker, with what is known of its certificate.",
+        "kind name write scope created_at serial expires_at",
+        kind={"const": "integration"},
+        name=_TEXT,
+        write={
+            "type": "string",
+            "enum": ["none", "signed", "unsigned"],
+            "description": "Whether it may publish intents. Unsigned ones whoever runs the broker can forge.",
+        },
+        scope=_SCOPE,
+        created_at=_TIME,
+        serial=_TEXT,
+        expires_at=_TIME,
     ),
+    "IntegrationPatch": _plain("What to change of a program.", "", scope=_SCOPE),
+    "IntegrationPage": _plain("The programs.", "items", items=_array(reference("Integration"))),
     "CertificatePage": _plain("Certificates.", "items", items=_array(_CERTIFICATE), next_page_token=PAGE_MEMBERS["next_page_token"]),
 }

@@ -9,7 +9,7 @@ import click
 
 from fleetward.cli import joining
 from fleetward.cli.exits import CommandError, Exit
-from fleetward.cli.output import format_option, show_list, talk
+from fleetward.cli.output import format_option, show_done, show_list, talk
 from fleetward.cli.resources import pair
 from fleetward.cli.session import Session, connected
 from fleetward.cli.terminal import echo
@@ -109,12 +109,10 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
     """Another certificate for a program's key, where the one that it has nears its end or the CA has changed; and the CAs of now."""
     from fleetward.cli import keys
 
-    known = {each["name"]: each for each in session.client.items(_INTEGRATION.collection)}
-    if name not in known:
-        raise CommandError(f"there is no integration {name}: make it with `fleetward integration create`", Exit.NOT_FOUND)
+    known = _known(session, name)
     try:
         key = keys.read((out / "client.key").read_bytes())
-        answer = session.client.create("integrations", _again(known[name], keys.request(name, key)))
+        answer = session.client.create("integrations", _again(known, keys.request(name, key)))
         keep(out / "client.crt", str(answer["certificate"]), 0o644)
         keep(out / "ca.crt", str(answer["ca"]), 0o644)
     except OSError as error:
@@ -124,9 +122,34 @@ def renew_integration(session: Session, name: str, out: Path) -> None:
     echo(str(out))
 
 
+def _known(session: Session, name: str) -> Json:
+    """Raises CommandError."""
+    for each in session.client.items(_INTEGRATION.collection):
+        if each["name"] == name:
+            return each
+    raise CommandError(f"there is no integration {name}: make it with `fleetward integration create`", Exit.NOT_FOUND)
+
+
 def _again(known: Json, csr: str) -> Json:
     """The request that made it, with another CSR."""
     return {"name": known["name"], "write": known["write"], "scope": known.get("scope", ""), "csr": csr}
+
+
+@integration.command(name="scope")
+@click.argument("name")
+@click.argument("scope", metavar="FILTER")
+@format_option
+@connected
+def set_scope(session: Session, name: str, scope: str, output: str) -> None:
+    """Change which hosts a program is about; its next event and intent go by it. An empty filter is all of them.
+
+    With a first scope, and without any, it has another certificate from then on, which `integration renew` fetches."""
+    known = _known(session, name)
+    found = session.client.patch("integrations", name, {"scope": scope})
+    show_done(found, f"is about {scope or 'all hosts'} now", output)
+    if found["serial"] != known["serial"]:
+        talk(f"its certificate was replaced; fetch the new one: fleetward integration renew {name} --out DIR")
+    talk("what it has a copy of it should list again: what this change moved is in no event")
 
 
 @integration.command(name="delete")

@@ -311,6 +311,21 @@ def test_integration_renew_keeps_the_key(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet("integration", "renew", "again", "--out", out).exit_code == 2
 
 
+def test_integration_scope_says_what_it_takes(fleet: Fleet, tmp_path: Path) -> None:
+    """A first scope replaces the certificate, and renewing fetches that; another one does not."""
+    out = str(tmp_path)
+    ok(fleet("integration", "create", "narrow", "--out", out))
+    before = (tmp_path / "client.crt").read_bytes()
+    first = fleet("integration", "scope", "narrow", "labels.line = 4")
+    assert ok(first) == "integration/narrow is about labels.line = 4 now\n"
+    assert "fleetward integration renew narrow" in first.stderr
+    ok(fleet("integration", "renew", "narrow", "--out", out))
+    assert (tmp_path / "client.crt").read_bytes() != before
+    assert "renew" not in fleet("integration", "scope", "narrow", "labels.line = 5").stderr
+    for name, scope, code in (("narrow", "presence = online", 1), ("nobody", "", 3)):
+        assert fleet("integration", "scope", name, scope).exit_code == code
+
+
 def test_what_was_let_in_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:
     """The list names every certificate by its whole serial number; revoking and deleting are seen there, and twice is an error."""
     ok(fleet("integration", "create", "leaver", "--out", str(tmp_path / "leaver")))

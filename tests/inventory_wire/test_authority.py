@@ -22,6 +22,7 @@ from nacl.signing import VerifyKey
 from broker.messages import Mandate, Moment, decode_text, now_text
 from inventory import authority as module
 from inventory.authority import Authority
+from inventory.certificates import requested_key
 from inventory.errors import Invalid
 from inventory.keychain import key_id
 from inventory.secret_files import AuthorityError, write_secret
@@ -88,7 +89,7 @@ def test_certificates_are_dated_and_named_as_the_contract_says(made: Authority) 
 @pytest.mark.parametrize(("scoped", "unit"), [(False, "integration"), (True, "integration-scoped")])
 def test_an_integration_has_a_class_of_its_own(made: Authority, scoped: bool, unit: str) -> None:
     """What a certificate is for stands in its OU, and not in the request."""
-    issued = made.issue_integration(csr("svc-inventory"), "press-data", scoped=scoped)
+    issued = made.issue_integration(requested_key(csr("svc-inventory")), "press-data", scoped=scoped)
     found = x509.load_pem_x509_certificate(issued.pem.encode())
     assert (attribute(found, NameOID.COMMON_NAME), attribute(found, NameOID.ORGANIZATIONAL_UNIT_NAME)) == ("press-data", unit)
 

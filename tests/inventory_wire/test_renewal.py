@@ -17,7 +17,7 @@ from broker.topics import Topics
 from edge_agent import certificates as device_side
 from inventory import endings, integrations, rotation, trusting
 from inventory.authority import DEVICE_LIFETIME, Authority
-from inventory.certificates import fingerprint
+from inventory.certificates import fingerprint, requested_key
 from inventory.db import Database, loads
 from inventory.errors import Forbidden, Invalid
 from inventory.ingest import Ingest
@@ -345,7 +345,7 @@ async def test_the_next_step_would_leave_somebody_behind(ground: Ground) -> None
     assert await left() == ""
     certificate = Authority(ground.authority.directory.parent / "other", lambda: ground.now)
     certificate.bootstrap()
-    issued = certificate.issue_integration(ground.machine.request().csr, "press")
+    issued = certificate.issue_integration(requested_key(ground.machine.request().csr), "press")
     await ground.execute("INSERT INTO integrations VALUES ('i-1', 'press', 'none', $1, now())", issued.pem)
     assert await left() == "integrations with certificates of the old CA: press"
     rotation.advance(ground.authority)

@@ -10,13 +10,15 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from broker.topics import IntentTopic, Topics
+from inventory import trail
 from inventory.authority import Authority
 from inventory.changes import Relay, position
 from inventory.db import Database
-from inventory.errors import Conflict, Invalid
-from inventory.integrations import check, create, list_all, scopes
+from inventory.errors import Conflict, Invalid, NotFound
+from inventory.integrations import change, check, create, list_all, publish_list, scopes
 from inventory.intents import Intents
 from inventory.publisher import Publisher
+from inventory.revocation import listed
 from inventory.store import Store
 from tests.inventory_wire.installation import new_key, request, until
 from tests.inventory_wire.test_intents import intent, jws
@@ -74,6 +76,86 @@ async def test_it_is_told_of_what_is_inside_on_its_own_topics(db: Database, stor
     assert {body["kind"] for _, body in own if body["op"] == "deleted"} == {"host", *HANGING}
     assert sum(topic.startswith("fleet/v1/events/host/") for topic, _ in broker.got) == 4
     assert end >= max(body["position"] for _, body in own)
+
+
+OTHER = f'labels.side = "{OUTSIDE}"'
+
+
+async def _changed(db: Database, store: Store, authority: Authority, scope: str) -> dict[str, Any]:
+    """As the API does it."""
+    now = datetime.now(UTC)
+    found = await store.atomically(lambda w: change(w.tx, db, authority, "line", {"scope": scope}, now, ADMIN))
+    await publish_list(db, authority.directory)
+    return found
+
+
+async def _revoked(db: Database) -> dict[str, bool]:
+    """By serial, whether a certificate that it has had is taken back."""
+    return {row["serial"]: row["why"] is not None for row in await listed(db, datetime.now(UTC), "", 10) if row["name"] == "line"}
+
+
+async def test_another_scope_holds_from_the_next_event_and_the_next_intent(db: Database, store: Store, made: Authority) -> None:
+    """With the certificate that it has; the audit tells it."""
+    sides, broker = await two_sides(db), Broker()
+    await _let_in(db, made)
+    before = (await list_all(db))[0]
+    found = await _changed(db, store, made, OTHER)
+    assert found == {**before, "scope": OTHER} == (await list_all(db))[0]
+    publisher = Publisher(db, Topics(), broker.publish, broker.connected)
+    async with running(Relay(db).run, publisher.run):
+        for side in (sides.inside, sides.outside):
+            await store.patch("host", side.host, {"title": "Told"}, ADMIN)
+        await until(lambda: any("/line/" in topic and body["resource"].get("title") == "Told" for topic, body in broker.got), "the event")
+    assert {body["id"] for topic, body in broker.got if "/line/" in topic and body["kind"] == "host"} == {sides.outside.host}
+    assert await _asked(store, sides.inside.host, sides.outside.host) == [404, 200]
+    assert await _revoked(db) == {found["serial"]: False}
+    told = (await trail.page(db, trail.Wanted(kinds=("integration",)), before=None, limit=1)).items[0]
+    assert (told["op"], told["changed"], told["actor"]["name"]) == ("updated", ["scope"], ADMIN.name)
+
+
+async def _asked(store: Store, *hosts: str) -> list[int]:
+    """How its intents about these are answered."""
+    replies: list[int] = []
+
+    async def publish(_: str, payload: bytes) -> None:
+        replies.append(json.loads(payload)["status"])
+
+    for host in hosts:
+        await Intents(store, Topics(), publish).handle(IntentTopic("line", "host", host), jws(KEY, intent(f"c-{host}", title="Mine")))
+    return replies
+
+
+async def test_a_first_scope_and_the_end_of_the_last_take_another_certificate(db: Database, store: Store, made: Authority) -> None:
+    """Brokers go by its class, so what it had is taken back; with its key it gets the new one."""
+    last = (await _let_in(db, made, scope=""))["certificate"]
+    for scope, unit in ((SCOPE, "integration-scoped"), ("", "integration")):
+        found = await _changed(db, store, made, scope)
+        again = (await _let_in(db, made, scope=scope))["certificate"]
+        assert again != last
+        last, certificate = again, x509.load_pem_x509_certificate(again.encode())
+        assert f"{certificate.serial_number:x}" == found["serial"] == (await list_all(db))[0]["serial"]
+        assert [each.value for each in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)] == [unit]
+        assert certificate.public_key() == KEY.public_key()
+        assert [serial for serial, revoked in (await _revoked(db)).items() if not revoked] == [found["serial"]]
+        file = json.loads((made.directory.parent / "broker" / "integrations.json").read_text())
+        assert file == [{"name": "line", "scoped": bool(scope)}]
+
+
+async def test_a_scope_that_is_none_changes_nothing(db: Database, store: Store, made: Authority) -> None:
+    """Nor does an unknown name, or a patch that says nothing."""
+    await _let_in(db, made)
+    before = await list_all(db)
+    with pytest.raises(Invalid, match="scope: presence"):
+        await _changed(db, store, made, "presence = online")
+    now = datetime.now(UTC)
+    async with db.transaction() as tx:
+        for name in ("nobody", "a\0b"):
+            with pytest.raises(NotFound):
+                await change(tx, db, made, name, {"scope": ""}, now, ADMIN)
+        with pytest.raises(Invalid, match="write"):
+            await change(tx, db, made, "line", {"write": "signed"}, now, ADMIN)
+        assert await change(tx, db, made, "line", {}, now, ADMIN) == before[0]
+    assert await list_all(db) == before
 
 
 async def test_its_intents_are_about_what_is_inside(db: Database, store: Store, made: Authority) -> None:

@@ -44,6 +44,7 @@ PAGES = {
     "access-user": "/access/users/admin",
     "programs": "/access/programs",
     "programs-revoke": "/access/programs/integrations/mes",
+    "programs-scope": "/access/programs/integrations/mes/scope",
     "access-sessions": "/access/sessions",
     "account": "/account",
 }

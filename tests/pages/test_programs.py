@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.pages.conftest import Complaints, Fleet
 
@@ -43,6 +43,23 @@ def test_whatever_its_name_and_scope_a_token_can_be_revoked_without_scrolling(pa
         button = page.get_by_role("link", name="Revoke a-token-with", exact=False)
         box, card = button.bounding_box(), page.locator("#tokens").bounding_box()
         assert box is not None and card is not None and box["x"] + box["width"] <= card["x"] + card["width"], width
+
+
+def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Path) -> None:
+    """What is none is refused and stays typed; a first one is said to replace the certificate, another one is not."""
+    fleet.let_in("gauges", "none")
+    for typed, said in (("nothing = 1", ""), ("labels.line = 4", "certificate-replaced"), ("labels.line = 5", "saved")):
+        page.goto("/access/programs")
+        page.locator("#integrations").get_by_role("link", name="gauges", exact=True).click()
+        page.get_by_label("Only for these hosts").fill(typed)
+        page.get_by_role("button", name="Save").click()
+        if said:
+            page.wait_for_url(f"**said={said}")
+            expect(page.locator("#gauges")).to_contain_text(typed)
+        else:
+            page.locator("#refusal").wait_for()
+            expect(page.get_by_label("Only for these hosts")).to_have_value(typed)
+            page.screenshot(path=tmp_path / "scope.png", full_page=True)
 
 
 def test_unsigned_writers_are_shown_as_such_and_taken_back(page: Page, fleet: Fleet, tmp_path: Path) -> None:

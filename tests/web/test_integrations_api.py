@@ -41,6 +41,18 @@ def test_an_administrator_lets_a_program_in(web_url: str, tmp_path: Path) -> Non
         assert client.post(at, json={**asked, "name": "svc-web"}).json()["errors"][0]["pointer"] == "/name"
         [listed] = client.get(at).json()["items"]
         assert (listed["name"], listed["write"]) == ("mes", "signed")
+        within = {"scope": 'labels.line = "4"'}
+        assert client.patch(f"{at}/mes", json=within, params={"dry_run": "true"}).json() | {"serial": ""} == listed | within | {
+            "serial": ""
+        }
+        assert client.get(at).json()["items"] == [listed]
+        changed = client.patch(f"{at}/mes", json=within)
+        assert (changed.status_code, changed.json()["scope"]) == (200, within["scope"])
+        assert changed.json()["serial"] != listed["serial"], "another class of certificate"
+        assert client.get(at).json()["items"] == [changed.json()]
+        assert client.patch(f"{at}/mes", json={"scope": "nothing = 1"}).json()["errors"][0]["pointer"] == "/scope"
+        assert client.patch(f"{at}/nobody", json=within).status_code == 404
         with site.client("operator") as operator:
             assert operator.get(at).status_code == 403
+            assert operator.patch(f"{at}/mes", json=within).status_code == 403
             assert operator.post(at, json=asked).status_code == 403

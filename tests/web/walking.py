@@ -34,7 +34,16 @@ NOBODY = "nobody-01"
 
 ADMINISTRATORS = frozenset(
     {
-        *("listAudit", "exportAudit", "getAuditHead", "listIntegrations", "createIntegration", "deleteIntegration", "listCertificates"),
+        *(
+            "listAudit",
+            "exportAudit",
+            "getAuditHead",
+            "listIntegrations",
+            "createIntegration",
+            "patchIntegration",
+            "deleteIntegration",
+            "listCertificates",
+        ),
         *("revokeCertificate", "listUsers", "createUser", "getUser", "deleteUser", "patchUser", "resetUserPassword"),
         *("resetUserSecondFactor", "signOutUser", "listApiTokens", "createApiToken", "getApiToken", "deleteApiToken"),
         *("listSessions", "endSession"),

@@ -1,6 +1,7 @@
-"""Other programs on the broker: `POST` makes a certificate for one, `GET` lists them, `DELETE` takes it back. For administrators.
+"""Other programs on the broker: `POST` makes a certificate for one, `GET` lists them, `PATCH` changes a scope, `DELETE` takes it back. For
+administrators.
 
-They are no resources (no versions, no events); the audit tells that one was made or deleted.
+They are no resources (no versions, no events); the audit tells that one was made, changed or deleted.
 """
 
 import logging
@@ -16,8 +17,8 @@ from inventory.idempotency import Claim
 from inventory.writer import Writer
 from web import params
 from web.api.answers import answer
-from web.api.parameters import WRITE
-from web.bodies import read_object
+from web.api.writing import dry_run, written
+from web.bodies import PATCH_TYPES, read_object
 from web.identity import current_actor, require_administrator
 from web.services import Services, services
 
@@ -38,9 +39,8 @@ async def list_integrations() -> Response:
 @blueprint.post("")
 async def create_integration() -> Response:
     """Making one is repeatable by itself (same name, same key); an idempotency key besides notices another body."""
-    dry_run: bool = params.parse(request.query_string, WRITE)["dry_run"]
-    here = services()
-    if dry_run:
+    only_asked, here = dry_run(), services()
+    if only_asked:
         return answer(await integrations.check(here.db, await read_object()))
     if here.authority is None:
         raise Unavailable(NO_SECRETS)
@@ -58,6 +58,25 @@ async def create_integration() -> Response:
     async with here.one_at_a_time:
         done = await idempotency.once(here.store, claim, act)
     return answer(done.body, done.status)
+
+
+@blueprint.patch("/<name>")
+async def patch_integration(name: str) -> Response:
+    only_asked = dry_run()
+    return answer(await changed(name, await read_object(PATCH_TYPES), dry_run=only_asked))
+
+
+async def changed(name: str, patch: Any, *, dry_run: bool = False) -> dict[str, Any]:
+    """As it is then. Raises NotFound, Invalid, Unavailable."""
+    here, actor = services(), current_actor()
+    authority, now = here.authority, here.store.clock()
+    if authority is None:
+        raise Unavailable(NO_SECRETS)
+    found = await written(lambda tx: integrations.change(tx, here.db, authority, name, patch, now, actor), dry_run=dry_run)
+    if not dry_run:
+        await integrations.publish_list(here.db, authority.directory)
+        log.warning("integration changed", extra={"integration": name, "user": actor.name})
+    return found
 
 
 @blueprint.delete("/<name>")

@@ -46,6 +46,7 @@ SAID = {
     "enabled": "Enabled.",
     "revoked": "Revoked. It is good for nothing now.",
     "taken-back": "Taken back. What is connected with it is cut within five seconds.",
+    "certificate-replaced": "Saved. Its certificate was replaced: fleetward integration renew fetches the new one.",
 }
 """What a page says after something was done, by the word in its URL. Texts of the URL itself are never shown."""
 

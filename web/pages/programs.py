@@ -1,7 +1,8 @@
 """The programs that may come in, on one page, for administrators: API tokens, integrations, and the certificates of services.
 
-Each can be taken back here, after one more look at what that does. The same as `web.api.api_tokens`, `.integrations` and `.certificates`,
-as pages. An integration's key is made where it stays, so that one is made by the command line alone.
+Each can be taken back here, after one more look at what that does, and an integration be given another scope. The same as
+`web.api.api_tokens`, `.integrations` and `.certificates`, as pages. An integration's key is made where it
+stays, so that one is made by the command line alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from inventory.errors import NotFound, Unavailable
 from inventory.replica import certificate_name
 from inventory.resource import time_text
 from inventory.revocation import SERVICE
-from web.api.integrations import NO_SECRETS
+from web.api.integrations import NO_SECRETS, changed
 from web.api.writing import written
 from web.identity import current_actor, require_administrator
 from web.pages.frame import done, fields, page
@@ -121,16 +122,39 @@ async def _found(what: str, ref: str) -> Any:
         case "tokens":
             return await api_tokens.get(services().db, ref)
         case "integrations":
-            integration = [each for each in await integrations.list_all(services().db) if each["name"] == ref]
-            return _only(integration, "integration", ref)
+            return await integrations.get(services().db, ref)
         case _:
-            return _only([each for each in await _certificates() if each.serial == ref], "certificate of a service", ref)
+            return _service(ref, await _certificates())
 
 
-def _only(found: Sequence[Any], what: str, ref: str) -> Any:
-    if not found:
-        raise NotFound(f"there is no {what} {ref[:64]!r}")
-    return found[0]
+def _service(serial: str, found: Sequence[Shown]) -> Shown:
+    """Raises NotFound."""
+    for each in found:
+        if each.serial == serial:
+            return each
+    raise NotFound(f"there is no certificate of a service {serial[:64]!r}")
+
+
+@blueprint.get("/integrations/<ref>/scope")
+async def show_scope(ref: str) -> Response:
+    return await _scope(ref)
+
+
+async def _scope(ref: str, *, status: int = 200, refusal: str = "", typed: str | None = None) -> Response:
+    found = await integrations.get(services().db, ref)
+    chosen = found["scope"] if typed is None else typed
+    return await page("access_scope.html", f"Scope of {ref}", status=status, found=found, chosen=chosen, refusal=refusal)
+
+
+@blueprint.post("/integrations/<ref>/scope")
+async def set_scope(ref: str) -> Response:
+    typed = (await fields()).get("scope", "").strip()
+    try:
+        before = await integrations.get(services().db, ref)
+        after = await changed(ref, {"scope": typed})
+    except REFUSALS as error:
+        return await _scope(ref, status=error.status, refusal=error.detail, typed=typed)
+    return done(HERE, "saved" if after["serial"] == before["serial"] else "certificate-replaced")
 
 
 @blueprint.post("/<any(tokens, integrations, certificates):what>/<ref>")
