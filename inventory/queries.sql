@@ -199,10 +199,12 @@ UNION ALL
 SELECT token_hash, role, scope FROM api_tokens WHERE token_hash = ANY ($1::text[]) AND (expires_at IS NULL OR expires_at > $2);
 
 -- name: list_sessions
--- Those that stand, the one used last first. $1 user id or NULL for all, $2 now, $3 unused since
+-- Those that stand, the newest first (ids rise with time). $1 user id or NULL for all, $2 now, $3 unused since, $4 only those before this
+-- id or '', $5 how many
 SELECT s.id, s."user", u.name, s.address, s.agent, s.created_at, s.seen_at, s.expires_at FROM sessions s JOIN users u ON u.id = s."user"
 WHERE ($1::text IS NULL OR s."user" = $1) AND s.expires_at > $2 AND s.seen_at > $3 AND u.disabled_at IS NULL
-ORDER BY s.seen_at DESC, s.id;
+    AND ($4 = '' OR s.id < $4)
+ORDER BY s.id DESC LIMIT $5;
 
 --------------------------------------------------------------------------------------------------------------- idempotency
 

@@ -59,10 +59,10 @@ async def open_session(db: Database, account: Account, browser: Browser, how: st
     return opened
 
 
-async def list_sessions(db: Database, user: str | None, now: datetime, idle: timedelta) -> list[Resource]:
-    """Of one user, by id, or of all; the one used last first."""
+async def list_sessions(db: Database, user: str | None, now: datetime, idle: timedelta, *, before: str = "", limit: int) -> list[Resource]:
+    """Of one user, by id, or of all; the newest first. before: below this id, where a page ended. Raises Unavailable."""
     async with db.acquire() as connection:
-        rows = await connection.fetch(SQL["list_sessions"], user, now, now - idle)
+        rows = await connection.fetch(SQL["list_sessions"], user, now, now - idle, before, limit)
     return [_view(row) for row in rows]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from inventory.access import ROLES
 from web.api.parameters import SESSIONS, WRITE
 from web.openapi_parts import JSON, KEY, REF, Operation, content, given, operation, query
-from web.schemas import Schema, reference
+from web.schemas import PAGE_MEMBERS, Schema, reference
 
 _TAG = "accounts"
 _WRITE_PROBLEMS = (404, 409, 413, 415, 422)
@@ -74,7 +74,7 @@ def _tokens() -> dict[str, dict[str, Any]]:
 
 
 def _sessions() -> dict[str, dict[str, Any]]:
-    listed = {"200": given("Those that stand, the one used last first.", reference("SessionPage"))}
+    listed = {"200": given("A page of those that stand, the newest first.", reference("SessionPage"))}
     words = "Browsers that have signed in: one's own, for administrators everybody's."
     end = operation("endSession", _TAG, "End a session.", {"204": _GONE}, 404, parameters=query(WRITE))
     return {
@@ -197,7 +197,9 @@ ACCOUNT_SCHEMAS: dict[str, Schema] = {
         closed=True,
     ),
     "Session": _object("A browser that has signed in.", _SESSION),
-    "SessionPage": _page("Session"),
+    "SessionPage": _object(
+        "Sessions.", {"items": {"type": "array", "items": reference("Session")}, "next_page_token": PAGE_MEMBERS["next_page_token"]}
+    ),
     "Ended": _object("How many sessions were ended.", {"ended": {"type": "integer", "format": "int64"}}),
     "ChangePassword": _object(
         "The password now, and the one to come.", {"current_password": _SECRET, "new_password": _SECRET}, closed=True

@@ -68,7 +68,7 @@ async def test_a_database_of_an_earlier_release_is_brought_up_to_date(earlier: s
             assert stream is not None and (stream["seq"], stream["retired_epochs"], stream["resync_at"]) == (42, '["e0"]', None)
             assert await connection.fetchval("SELECT fence FROM device_identity") == 7
             assert await connection.fetchval("SELECT attempts FROM work") == 2
-        standing = await sessions.list_sessions(db, "user-1", datetime.now(UTC), timedelta(days=1))
+        standing = await sessions.list_sessions(db, "user-1", datetime.now(UTC), timedelta(days=1), limit=10)
         assert len({each["id"] for each in standing}) == 2 and {each["user"] for each in standing} == {"admin"}
         assert not (await users.get(db, "admin"))["second_factor"]
         await Relay(db).step()

@@ -149,6 +149,17 @@ def test_a_token_is_shown_once_and_ends_at_once(site: Site, client: httpx.Client
     assert changed[0]["actor"] == {"type": "token", "name": "ci", "address": "127.0.0.1"}
 
 
+def paged(client: httpx.Client, query: dict[str, str]) -> list[str]:
+    """The ids of all sessions, asked for one a page."""
+    found, token = list[str](), ""
+    while True:
+        page = client.get("/api/v1/sessions", params=query | {"page_size": "1", "page_token": token}).json()
+        assert len(page["items"]) <= 1
+        found, token = found + [each["id"] for each in page["items"]], page["next_page_token"]
+        if token is None:
+            return found
+
+
 def test_sessions_are_listed_and_ended(site: Site, client: httpx.Client) -> None:
     """Each with address, browser and last use; everybody ends their own and not another's; an administrator any."""
     with own_account(site, client, "ann") as desk, own_account(site, client, "bob") as other:
@@ -170,6 +181,9 @@ def test_sessions_are_listed_and_ended(site: Site, client: httpx.Client) -> None
             assert desk.get("/api/v1/whoami").status_code == 200
         everybody = client.get("/api/v1/sessions").json()["items"]
         assert {each["user"] for each in everybody} == {"ann", "bob"}
+        assert paged(client, {}) == [each["id"] for each in everybody] == sorted((each["id"] for each in everybody), reverse=True)
+        assert paged(client, {"user": "ann"}) == [each["id"] for each in everybody if each["user"] == "ann"]
+        assert paged(desk, {"user": "bob"}) == []
         assert len(client.get("/api/v1/sessions", params={"user": "bob"}).json()["items"]) == 1
         assert client.delete(f"/api/v1/sessions/{theirs['id']}").status_code == 204
         assert other.get("/api/v1/whoami").status_code == 401

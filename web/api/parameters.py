@@ -78,4 +78,4 @@ AUDIT_EXPORT = (
 )
 _CLASSES = ("device", "service", "integration", "integration-scoped")
 CERTIFICATES = (Parameter("class", "Only those of this class.", one_of(*_CLASSES), {"type": "string", "enum": list(_CLASSES)}), *PAGE)
-SESSIONS = (Parameter("user", "Only those of this user, by id or name.", text),)
+SESSIONS = (Parameter("user", "Only those of this user, by id or name.", text), *PAGE)

@@ -26,15 +26,19 @@ async def _whose() -> tuple[Identity, str | None]:
 
 @blueprint.get("")
 async def list_sessions() -> Response:
-    wanted: str | None = params.parse(request.query_string, SESSIONS)["user"]
+    asked = params.parse(request.query_string, SESSIONS)
+    wanted: str | None = asked["user"]
     identity, whose = await _whose()
-    here = services()
+    here, size = services(), asked["page_size"]
     if whose is None and wanted is not None:
         whose = (await users.get(here.db, wanted))["id"]
-    found = await sessions.list_sessions(here.db, whose, datetime.now(UTC), here.settings.session_idle)
-    if wanted is not None:
-        found = [each for each in found if wanted in (each["user"], whose)]
-    return answer({"items": [each | {"current": each["id"] == identity.session} for each in found]})
+    elif wanted not in (None, whose, identity.account.name):
+        return answer({"items": [], "next_page_token": None})
+    found = await sessions.list_sessions(
+        here.db, whose, datetime.now(UTC), here.settings.session_idle, before=asked["page_token"], limit=size
+    )
+    more = found[-1]["id"] if len(found) == size else None
+    return answer({"items": [each | {"current": each["id"] == identity.session} for each in found], "next_page_token": more})
 
 
 @blueprint.delete("/<id>")

@@ -25,6 +25,8 @@ blueprint = Blueprint("access_page", __name__, url_prefix="/access")
 blueprint.before_request(require_administrator)
 
 HERE = "/access"
+MOST_SESSIONS = 1000
+"""That are shown, the newest; who has more of them asks the command line."""
 
 
 @blueprint.get("/preview")
@@ -70,8 +72,7 @@ async def show_user(ref: str) -> Response:
 async def _user(ref: str, *, status: int = 200, **more: Any) -> Response:
     here = services()
     user = await users.get(here.db, ref)
-    open_ = await sessions.list_sessions(here.db, user["id"], here.store.clock(), here.settings.session_idle)
-    shown: dict[str, Any] = {"user": user, "roles": ROLES, "sessions": _told(open_, None), "password": "", "refusal": ""}
+    shown: dict[str, Any] = {"user": user, "roles": ROLES, "sessions": await open_sessions(user["id"], None), "password": "", "refusal": ""}
     return await page("access_user.html", user["title"] or user["name"], status=status, **(shown | more))
 
 
@@ -125,9 +126,10 @@ async def _sign_out(tx: Tx, ref: str) -> int:
 
 @blueprint.get("/sessions")
 async def show_sessions() -> Response:
-    identity, here = await person(), services()
-    found = await sessions.list_sessions(here.db, None, here.store.clock(), here.settings.session_idle)
-    return await page("access_sessions.html", "Access", tab="sessions", sessions=_told(found, identity.session))
+    identity = await person()
+    return await page(
+        "access_sessions.html", "Access", tab="sessions", sessions=await open_sessions(None, identity.session), most=MOST_SESSIONS
+    )
 
 
 @blueprint.post("/sessions")
@@ -139,5 +141,9 @@ async def end_session() -> Response:
     return done(f"{HERE}/users/{user}" if user.startswith("user-") else f"{HERE}/sessions", "signed-out")
 
 
-def _told(found: list[Resource], current: str | None) -> list[Resource]:
-    return [each | {"browser": browser_name(each["agent"]), "current": each["id"] == current} for each in found]
+async def open_sessions(user: str | None, current: str | None) -> list[Resource]:
+    """Of one user, by id, or of all: the newest, the one used last first."""
+    here = services()
+    found = await sessions.list_sessions(here.db, user, here.store.clock(), here.settings.session_idle, limit=MOST_SESSIONS)
+    told = [each | {"browser": browser_name(each["agent"]), "current": each["id"] == current} for each in found]
+    return sorted(told, key=lambda each: each["seen_at"], reverse=True)

@@ -10,8 +10,8 @@ from inventory.errors import InventoryError, NotFound, TooManyRequests, Unavaila
 from web import proving
 from web.api import account as api
 from web.api.writing import written
-from web.browsers import browser_name
 from web.identity import Identity, current_actor, require_person
+from web.pages.access import open_sessions
 from web.pages.frame import bare, done, page
 from web.pages.host import REFUSALS
 from web.services import services
@@ -64,11 +64,9 @@ async def show() -> Response:
 
 
 async def _page(identity: Identity, *, status: int = 200, **more: Any) -> Response:
-    here = services()
-    mine = await sessions.list_sessions(here.db, identity.account.id, here.store.clock(), here.settings.session_idle)
     shown: dict[str, Any] = {
         "account": await api.own(identity),
-        "sessions": [each | {"browser": browser_name(each["agent"]), "current": each["id"] == identity.session} for each in mine],
+        "sessions": await open_sessions(identity.account.id, identity.session),
         "codes": [],
         "secret": "",
         "qr": "",
