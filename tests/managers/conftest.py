@@ -7,6 +7,7 @@ import pytest
 from inventory.authority import Authority
 from inventory.db import Database
 from inventory.store import Store
+from managers import rendering
 from tests.managers.fleet import FakeWire, Fleet
 
 
@@ -16,6 +17,12 @@ def command_secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("managers") / "secrets"
     Authority(directory).bootstrap()
     return directory
+
+
+@pytest.fixture(autouse=True)
+def _slow_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a template takes says how busy the machine is: only the test of the limit has the product's."""
+    monkeypatch.setattr(rendering, "LIMIT_S", 20.0)
 
 
 @pytest.fixture

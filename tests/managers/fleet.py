@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -124,13 +124,14 @@ class Fleet:
         await self.store.write("host", host, values, Actor.device(host))
 
     async def component(self, host: str, type: str, key: str, **attributes: Any) -> str:
-        now = datetime.now(UTC)
-        values = {"host": host, "type": type, "key": key, "attributes": attributes, "present": True, "first_seen": now, "last_seen": now}
-        return str((await self.store.make("component", values, Actor.device(host)))["id"])
+        return str((await self.store.make("component", _component(host, type, key, attributes), Actor.device(host)))["id"])
 
-    async def facts(self, host: str) -> None:
-        async with self.db.transaction() as tx:
-            await tx.raw.execute(
+    async def facts(self, host: str, disks: Sequence[str]) -> None:
+        """The first ones, with disks of these keys, in one transaction."""
+        async with self.store.transaction() as w:
+            for key in disks:
+                await w.make(BY_NAME["component"], _component(host, "disk", key, {}), Actor.device(host))
+            await w.tx.raw.execute(
                 "INSERT INTO host_facts (host, section, hash, data, updated_at) VALUES ($1, 'cpu', 'sha256:0', '{}', now())", host
             )
 
@@ -196,6 +197,11 @@ class Fleet:
                 )
 
         await eventually(look, 40.0)
+
+
+def _component(host: str, type: str, key: str, attributes: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {"host": host, "type": type, "key": key, "attributes": attributes, "present": True, "first_seen": now, "last_seen": now}
 
 
 @asynccontextmanager

@@ -84,9 +84,7 @@ async def test_what_is_found_is_told_once(fleet: Fleet) -> None:
     """A new host with its components is one notification; a disk that comes, goes and returns is one each."""
     async with managed(fleet):
         host = await fleet.host("press-4")
-        for n in range(5):
-            await fleet.component(host, "disk", f"s{n}", name=f"sd{n}")
-        await fleet.facts(host)
+        await fleet.facts(host, [f"s{n}" for n in range(5)])
         await eventually(lambda: _told(fleet, ["press-4 was found, with 5 components"]))
         disk = await fleet.component(host, "disk", "s9", name="sdx", model="USB")
         found = "disk sdx (USB) was found on press-4"

@@ -19,6 +19,7 @@ from inventory.changes import Relay
 from inventory.db import Database
 from inventory.store import Store
 from tests.managers.fleet import eventually
+from tests.waiting import patience
 
 ROOT = Path(__file__).parents[2]
 READY_S = 40.0
@@ -50,12 +51,14 @@ class Process:
 
     async def line(self) -> str:
         assert self.process is not None and self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), READY_S)).decode().strip()
+        async with patience(READY_S):
+            return (await self.process.stdout.readline()).decode().strip()
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), END_S)
+        async with patience(END_S):
+            return await self.process.wait()
 
     async def clean_up(self) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -150,4 +153,5 @@ async def test_a_wrong_environment_is_one_line(process: Process) -> None:
     del process.environment["FLEETWARD_DATABASE"]
     await process.start()
     assert process.process is not None
-    assert await asyncio.wait_for(process.process.wait(), READY_S) == 2
+    async with patience(READY_S):
+        assert await process.process.wait() == 2
