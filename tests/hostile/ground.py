@@ -93,7 +93,7 @@ class Machine:
 
     def stop(self) -> None:
         self.runtime.stop()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive(), "the agent did not end"
 
 
@@ -248,7 +248,7 @@ def _started(state_dir: Path, name: str) -> tuple[Runtime, threading.Thread]:
 
     thread = threading.Thread(target=live, name=f"agent {name}", daemon=True)
     thread.start()
-    return made.get(timeout=10), thread
+    return made.get(timeout=60), thread
 
 
 @asynccontextmanager

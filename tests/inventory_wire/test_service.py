@@ -28,7 +28,7 @@ from inventory.integrations import create
 from inventory.store import Store
 from tests.inventory_wire.device import Device
 from tests.inventory_wire.installation import Installation, installation, new_key, request, until
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, patience
 
 TOPICS = Topics()
 BROKER = ("127.0.0.1", 8883)
@@ -146,7 +146,8 @@ async def test_nothing_is_lost_when_it_is_killed(place: Installation, db: Databa
         await until(lambda: line.acked() >= 30, "progress")
         await place.kill("inventory")
         await place.start("inventory")
-        await asyncio.wait_for(sending, 60)
+        async with patience(60):
+            await sending
     host = await store.get("host", device.id)
     assert host["kernel"] == str(total)
     async with db.acquire() as connection:
@@ -170,7 +171,7 @@ async def test_a_broker_that_restarts_is_come_back_to(place: Installation, db: D
 
         await until(answered, "the checkpoint")
     async with db.acquire() as connection:
-        placed = await connection.fetchval("SELECT position FROM changes WHERE resource_id = $1", region["id"])
+        placed = await until(lambda: _position(connection, region["id"]), "the position")
         await until(lambda: _at_least(connection, placed), "the publisher's cursor")
 
 
@@ -188,16 +189,21 @@ async def test_a_database_that_restarts_is_come_back_to(place: Installation, db:
             )
             await until(partial(line.has, n), "the acknowledgement")
         region = await store.create("region", {"name": "afterwards"}, Actor.user("admin", "admin"))
-
-        async def position() -> int:
-            return await connection.fetchval("SELECT position FROM changes WHERE resource_id = $1", region["id"]) or 0
-
-        placed = await until(position, "the position")
+        placed = await until(lambda: _position(connection, region["id"]), "the position")
         await until(lambda: _at_least(connection, placed), "the publisher's cursor")
-    assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE owner IS NOT NULL AND until > now()") == 256
+    await until(lambda: _all_held(connection), "the shards to be held")
     assert process.returncode is None
     assert '"traceback"' not in place.log("inventory")
     await connection.close()
+
+
+async def _position(connection: Any, id: str) -> int:
+    """Of the last change of a resource; 0 where it has none yet."""
+    return int(await connection.fetchval("SELECT max(position) FROM changes WHERE resource_id = $1", id) or 0)
+
+
+async def _all_held(connection: Any) -> bool:
+    return bool(await connection.fetchval("SELECT count(*) = 256 FROM ingest_lease WHERE owner IS NOT NULL AND until > now()"))
 
 
 async def _at_least(connection: Any, position: int) -> bool:
