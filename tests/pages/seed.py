@@ -144,9 +144,10 @@ class Seeder:
         await self.execute(
             "INSERT INTO device_identity "
             "(host, fingerprint, certificate, certificate_serial, expires_at, incarnation, fence, evidence, created_at) "
-            "VALUES ($1, $1, '', '', $2, 1, 0, '{}', $3)",
+            "VALUES ($1, $2, '', '', $3, 1, 0, '{}', $4)",
             id,
-            self.now + timedelta(days=80),
+            hashlib.sha256(id.encode()).hexdigest(),
+            self.now + timedelta(days=20),
             self.now - timedelta(days=10),
         )
 
