@@ -232,7 +232,7 @@ def device(api: Api, fleet: Fleet, token: str, **evidence: Any) -> tuple[int, di
     body = {"token": token, "csr": csr, "evidence": evidence, "agent_version": "1"}
 
     def ask() -> httpx.Response:
-        return httpx.post(f"{api.url}/api/v1/enroll", json=body, trust_env=False)
+        return httpx.post(f"{api.url}/api/v1/enroll", json=body, trust_env=False, timeout=60)
 
     first = ask()
     return first.status_code, first.json(), lambda: ask().status_code

@@ -13,7 +13,8 @@ def test_a_user_from_first_to_last(fleet: Fleet, api: Api) -> None:
     made = fleet("user", "create", "ann", "--role", "operator", "--title", "Ann Example")
     password = ok(made).strip()
     assert len(password.split()) == 1 and password not in made.stderr
-    assert httpx.post(f"{api.url}/login", json={"username": "ann", "password": password}, trust_env=False).status_code == 200
+    form = {"username": "ann", "password": password}
+    assert httpx.post(f"{api.url}/login", json=form, trust_env=False, timeout=60).status_code == 200
     [mine] = json.loads(ok(fleet("session", "list", "--user", "ann", "-o", "json")))["items"]
     assert mine["address"] == "127.0.0.1"
     assert ok(fleet("session", "end", mine["id"])) == f"session/{mine['id']} ended\n"

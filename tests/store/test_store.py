@@ -11,6 +11,7 @@ from inventory.db import Database
 from inventory.errors import Conflict, Forbidden, Invalid, LeaseLost, NotFound, PreconditionFailed, Unavailable
 from inventory.kinds import BY_NAME
 from inventory.store import Lease, ListQuery, Store
+from tests.waiting import patience
 
 CONFIG = Actor.manager("config")
 
@@ -310,7 +311,7 @@ async def test_closing_waits_for_nobody_for_long(inventory_url: str) -> None:
 
     holding = asyncio.create_task(hold())
     await started.wait()
-    async with asyncio.timeout(10):
+    async with patience(10):
         await db.close()
     with pytest.raises(Unavailable):
         await holding
