@@ -17,7 +17,10 @@ DEFAULT_MQTT_PORT = 8883
 """MQTT over TLS, as registered with IANA."""
 KEPT_NAMES = ("changes", "commands", "notifications", "logs", "poison")
 """What Inventory's retention is set for: FLEETWARD_KEEP_COMMANDS and so on (docs/operating.md)."""
-OIDC_NAMES = ("issuer", "client_id", "client_secret", "scopes", "name_claim", "role_claim", "roles", "title", "redirect", "networks")
+OIDC_NAMES = (
+    *("issuer", "client_id", "client_secret", "scopes", "name_claim", "role_claim", "roles", "title", "redirect", "networks"),
+    "first_scope",
+)
 """What the web process is told of an identity provider: FLEETWARD_OIDC_ISSUER and so on (docs/people.md)."""
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)\w([\w-]{0,62})(\.\w([\w-]{0,62}))*", re.ASCII)

@@ -54,13 +54,15 @@ class Change(Body):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Whom an identity provider has signed in. `issuer` and `subject` are who it is; the name is how it is shown."""
+    """Whom an identity provider has signed in. `issuer` and `subject` are who it is; the name is how it is shown. scope: what they get
+    with their first sign-in; from then on it is an administrator's to change."""
 
     issuer: str
     subject: str
     name: str
     title: str
     role: str
+    scope: str = ""
 
 
 def view(user: User) -> Resource:
@@ -196,7 +198,7 @@ async def from_provider(tx: Tx, known: Known, address: str, now: datetime) -> Us
         if await User.filter(name=known.name).using_db(tx.client).exists():
             raise Forbidden(f"there is a user {known.name} already whom the identity provider does not sign in; rename one of the two")
         user = User(id=new_id("user"), name=known.name, title=known.title, role=known.role, password="", created_at=now)
-        user.issuer, user.subject = known.issuer, known.subject
+        user.issuer, user.subject, user.scope = known.issuer, known.subject, known.scope
         await _added(tx, actor, user, now)
         return user
     if user.disabled_at is not None:

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from inventory.access import ROLES
-from inventory.errors import Forbidden, Unavailable
+from inventory.access import ROLES, checked_scope
+from inventory.errors import Forbidden, Invalid, Unavailable
 from inventory.users import NAME, Known
 from web import outbound
 from web.outbound import Network
@@ -35,7 +35,19 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 """Signatures with the provider's own key; never `none`, nor one made with what we know ourselves (HS256)."""
 ANYBODY = "*"
 """In the mapping of roles: whoever the provider signs in."""
-VARIABLES = ("issuer", "client_id", "client_secret", "scopes", "name_claim", "role_claim", "roles", "title", "redirect", "networks")
+VARIABLES = (
+    "issuer",
+    "client_id",
+    "client_secret",
+    "scopes",
+    "name_claim",
+    "role_claim",
+    "roles",
+    "title",
+    "redirect",
+    "networks",
+    "first_scope",
+)
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 """What a provider has to say of itself."""
 
@@ -44,7 +56,7 @@ ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 class Provider:
     """issuer: its URL. roles: pairs of a value of `role_claim` and the role that it gives. title: what its button says. redirect: the
     URL that it sends people back to, where that is not this server's as people's browsers name it. networks: where it may stand besides
-    the internet."""
+    the internet. first_scope: the filter of hosts that whoever comes for the first time may see, but for administrators; empty: all."""
 
     issuer: str
     client_id: str
@@ -56,6 +68,7 @@ class Provider:
     title: str = "single sign-on"
     redirect: str | None = None
     networks: tuple[Network, ...] = ()
+    first_scope: str = ""
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "Provider | None":
@@ -70,6 +83,7 @@ class Provider:
         allowed = _networks(given.pop("networks", ""))
         _check_url("FLEETWARD_OIDC_ISSUER", given["issuer"])
         _check_reach(given["issuer"], allowed)
+        _check_scope(given.get("first_scope", ""))
         return cls(roles=_roles(given.pop("roles")), networks=allowed, **given)
 
     def role_of(self, claims: Mapping[str, Any]) -> str | None:
@@ -88,7 +102,7 @@ class Provider:
         if not re.fullmatch(NAME, name):
             raise Unwelcome(f"the identity provider's {self.name_claim} can be no name here: {name[:64]!r}", subject)
         title = "".join(each for each in str(claims.get("name") or "") if each.isprintable())[:256]
-        return Known(self.issuer, subject, name, title, role)
+        return Known(self.issuer, subject, name, title, role, "" if role == ROLES[-1] else self.first_scope)
 
 
 def claim(claims: Mapping[str, Any], path: str) -> Any:
@@ -137,6 +151,14 @@ def _check_reach(issuer: str, allowed: tuple[Network, ...]) -> None:
         raise ValueError(
             f"FLEETWARD_OIDC_ISSUER: {address} is not a public address: allow it, or the network that it is in, by FLEETWARD_OIDC_NETWORKS"
         )
+
+
+def _check_scope(scope: str) -> None:
+    """Raises ValueError."""
+    try:
+        checked_scope(scope)
+    except Invalid as error:
+        raise ValueError(f"FLEETWARD_OIDC_FIRST_SCOPE: must be a filter of hosts: {error.errors[0].detail}") from None
 
 
 def _literal(url: str) -> outbound.Address | None:

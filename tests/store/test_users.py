@@ -131,6 +131,18 @@ async def test_who_the_provider_knows_is_known_by_issuer_and_subject(db: Databas
         await _tx(db, lambda tx: users.from_provider(tx, Known("https://id.example", "42", "ann", "Ann", "admin"), "::1", NOW))
 
 
+async def test_a_scope_outlasts_the_next_sign_in_by_the_provider(db: Database) -> None:
+    """The first one is the installation's; one that an administrator gives, or takes away, stays, whatever role the provider says."""
+    await _admins(db, "admin")
+    for number, (given, role) in enumerate(((None, "viewer"), ("labels.line = 5", "operator"), ("", "admin"), (None, "viewer"))):
+        known = Known("https://id.example", "42", "ann", "Ann", role, "labels.line = 4")
+        found = await _tx(db, lambda tx, known=known: users.from_provider(tx, known, "::1", NOW))
+        assert (found.role, found.scope) == (role, ["labels.line = 4", "labels.line = 4", "labels.line = 5", ""][number])
+        if given is not None:
+            await _change(db, "ann", scope=given)
+    assert (await users.get(db, "ann"))["scope"] == ""
+
+
 async def test_all_of_it_is_in_the_log_without_a_secret(db: Database) -> None:
     """Made, changed, reset, signed in, revoked, deleted: who did it, before and after; neither password, hash, cookie nor token."""
     hashed = await passwords.hashed(GOOD)

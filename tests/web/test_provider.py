@@ -198,6 +198,7 @@ def _environment(**given: str) -> dict[str, str]:
         ({"client_secret": ""}, "FLEETWARD_OIDC_CLIENT_SECRET is missing"),
         ({"roles": "ops=root"}, "FLEETWARD_OIDC_ROLES: must be VALUE=ROLE"),
         ({"roles": "ops"}, "FLEETWARD_OIDC_ROLES: must be VALUE=ROLE"),
+        ({"first_scope": "presence = online"}, "FLEETWARD_OIDC_FIRST_SCOPE: must be a filter of hosts: presence"),
         ({"networks": "10.1.2.3/24"}, "FLEETWARD_OIDC_NETWORKS: must be addresses or networks .* host bits"),
         ({"issuer": "https://10.1.2.3"}, "FLEETWARD_OIDC_ISSUER: 10.1.2.3 is not a public address"),
         ({"issuer": "http://localhost:8080", "networks": "10.0.0.0/8"}, "FLEETWARD_OIDC_ISSUER: 127.0.0.1 is not a public address"),
@@ -217,6 +218,14 @@ def test_the_mapping_of_roles() -> None:
     assert found.role_of({"realm_access": {"roles": ["ops", "boss"]}}) == "admin"
     assert found.role_of({"realm_access": {"roles": ["ops"]}}) == "operator"
     assert found.role_of({}) == "viewer"
+
+
+def test_who_comes_for_the_first_time_gets_the_first_scope() -> None:
+    """But for administrators, who with one would administer nothing."""
+    found = Provider.read(_environment(roles="boss=admin, *=viewer", first_scope="labels.line = 4"))
+    assert found is not None
+    claims = {"sub": "42", "preferred_username": "ann"}
+    assert [found.known(claims | {"groups": group}).scope for group in ("ops", "boss")] == ["labels.line = 4", ""]
 
 
 def test_a_private_provider_is_allowed_by_name_of_its_network() -> None:
