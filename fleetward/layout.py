@@ -56,6 +56,11 @@ class DataDir:
         return self.root / "simulator"
 
     @property
+    def wheels(self) -> Path:
+        """The agent's, for other platforms than this machine's; made by whoever has some."""
+        return self.root / "wheels"
+
+    @property
     def server_json(self) -> Path:
         return self.root / "server.json"
 

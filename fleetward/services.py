@@ -53,6 +53,7 @@ class Table:
             "FLEETWARD_BROKER": self.settings.broker_url,
             "FLEETWARD_SECRETS": str(self.data.secrets),
             "FLEETWARD_MQTT_ADVERTISE": self.settings.mqtt_advertise,
+            "FLEETWARD_WHEELS": self.inherited.get("FLEETWARD_WHEELS") or str(self.data.wheels),
         }
 
     def _environment(self, name: str) -> dict[str, str]:

@@ -135,6 +135,16 @@ def test_no_secret_is_an_argument() -> None:
     assert "--tls" in next(service.command for service in services if service.name == "web")
 
 
+def test_wheels_for_other_platforms_have_a_place() -> None:
+    """In the data directory, unless another one is named."""
+    settings = Up(data_dir=Path("/d"), host="0.0.0.0")
+    for inherited, wheels in (({}, "/d/wheels"), ({"FLEETWARD_WHEELS": "/w"}, "/w")):
+        [web] = [
+            s for s in Table(settings, DataDir(Path("/d")), "postgresql:///d", inherited).control_plane(lambda: True) if s.name == "web"
+        ]
+        assert web.environment["FLEETWARD_WHEELS"] == wheels
+
+
 def test_database_urls_for_libpq() -> None:
     """Each part of a URL in its variable, percent-encoding undone."""
     assert libpq_environment("postgresql://u%40x:p%2Fw@h:5433/d?sslmode=require") == {

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ class Device:
 
 @pytest.fixture
 def device(web_url: str, tmp_path: Path) -> Iterator[Device]:
-    """With a server over TLS, which this machine does not trust yet."""
+    """With a server over TLS, which this machine does not trust yet; in its directory of wheels lies what nobody needs."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
         message = "a mount namespace is needed (root)"
         pytest.fail(message) if os.environ.get("CI") == "true" and os.geteuid() == 0 else pytest.skip(message)
@@ -87,7 +88,11 @@ def device(web_url: str, tmp_path: Path) -> Iterator[Device]:
     secrets = tmp_path / "secrets"
     Authority(secrets).bootstrap()
     address = Address("127.0.0.1", 0, (secrets / "web.crt", secrets / "web.key"))
-    with running(web_url, address, secrets=secrets, tls=True) as site:
+    strays = tmp_path / "wheels"
+    strays.mkdir()
+    for name in ("odd-x!y-py3-none-any.whl", "numpy-2.0-cp311-cp311-manylinux_2_17_riscv64.whl"):
+        (strays / name).write_bytes(b"nobody needs it")
+    with running(web_url, address, secrets=secrets, tls=True, wheels=strays) as site:
         yield Device(home, site, secrets / "ca.crt")
 
 
@@ -114,6 +119,7 @@ def test_from_nothing_to_a_running_device_and_back(device: Device) -> None:
 
     again = device.run("--token", token)
     assert again.returncode == 0 and "as it is" in again.stderr and f"leave it enrolled as {me['device']}" in again.stderr
+    assert "leave fleetward-agent.service running" in again.stderr and "nothing was changed" in again.stderr
     assert device.identity == me and "restart fleetward-agent.service" not in device.asked_of_systemd()
 
     removed = device.run("--uninstall")
@@ -123,6 +129,7 @@ def test_from_nothing_to_a_running_device_and_back(device: Device) -> None:
     assert device.identity == me, "its key stays, so that it comes back as the same host"
     assert device.run("--uninstall", "--purge").returncode == 0
     assert not (device.home / "lib/fleetward-agent").exists()
+    assert f"find no agent in {PREFIX}" in device.run("--uninstall").stderr
     assert list((device.home / "tmp").iterdir()) == []
 
 
@@ -157,9 +164,16 @@ def test_what_is_wrong_is_said_before_anything_is_done(device: Device) -> None:
 
 
 def test_a_platform_that_nothing_fits_is_told_so(device: Device) -> None:
-    """With what there is, what the machine is, and what to do; what was begun is ours to take away."""
-    done = device.run("--token", "fwt_x", _PYTHON_HOST_PLATFORM="linux-riscv64")
-    assert done.returncode == 1 and "do not fit this machine" in done.stderr
-    here = f"CPython {sys.version_info.major}.{sys.version_info.minor} on Linux {platform.machine()}"
-    assert here in done.stderr and "this machine: CPython" in done.stderr and "docs/enrollment.md" in done.stderr
-    assert device.run("--uninstall").returncode == 0 and not (device.home / "opt/fleetward-agent").exists()
+    """Before anything is done, dry run or not: with all that lacks, what the machine is, what there is, and the command that brings it."""
+    dry, done = (device.run("--token", "fwt_x", *more, _PYTHON_HOST_PLATFORM="linux-aarch64") for more in (("--dry-run",), ()))
+    assert dry.returncode == done.returncode == 1 and dry.stderr == done.stderr
+    assert "for this machine of: cffi, cryptography, psutil, pynacl\n" in done.stderr
+    assert "this will" not in done.stderr and "docs/enrollment.md" in done.stderr
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"this machine: CPython {python} on Linux aarch64 with glibc" in done.stderr
+    assert "the server has them for: CPython" in done.stderr and f"CPython {python} on Linux {platform.machine()} with" in done.stderr
+    [download] = [line.strip() for line in done.stderr.splitlines() if "pip download" in line]
+    given = dict(zip(download.split()[:-1], download.split()[1:], strict=True))
+    assert given["--python-version"] == python and given["-d"] == "DIRECTORY" and "--platform manylinux2014_aarch64 " in download
+    assert download.split()[-4:] == [f"{name}=={version(name)}" for name in ("cffi", "cryptography", "psutil", "pynacl")]
+    assert not list((device.home / "opt").iterdir()) and not list((device.home / "lib").iterdir())

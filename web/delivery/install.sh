@@ -78,12 +78,20 @@ find_python() {
   for found in "python$SERVER_PYTHON" python3 python3.14 python3.13 python3.12 python3.11; do
     if command -v "$found" >/dev/null 2>&1 && suits "$found"; then PYTHON=$(command -v "$found"); return; fi
   done
-  die "the agent needs Python 3.11 or newer, and there is none: Debian 12, Ubuntu 24.04 and RHEL 9 have it; or give --python PATH"
+  say "install.sh: the agent needs Python 3.11 or newer, and there is none here. One of these brings it:"
+  say "  apt-get install python3        Debian 12, Raspberry Pi OS 12, Ubuntu 24.04, and newer"
+  say "  apt-get install python3.11     Ubuntu 22.04"
+  say "  dnf install python3.11         RHEL 9 and its kin"
+  die "then run this again; or give another one by --python PATH"
 }
 
 member() { sed -n "s/.*\"$1\": *\"\\([^\"]*\\)\".*/\\1/p" "$STATE/identity.json" | head -n 1; }
 
 enrolled() { [ -f "$STATE/identity.json" ]; }
+
+installed() { [ -f "$PREFIX/$MARK" ] && [ "$(cat "$PREFIX/$MARK")" = "$BUILD $PYTHON" ] && [ -x "$PREFIX/bin/fleetward-agent" ]; }
+
+runs() { has_systemd && [ -f "$UNIT" ] && systemctl is-active --quiet fleetward-agent.service; }
 
 # --- what will be done ------------------------------------------------------------------------------------------------------------
 
@@ -95,23 +103,23 @@ plan() {
   else say "  - install the agent into $PREFIX, for $PYTHON, from the server's own wheels; no other software is touched"; fi
   if enrolled && [ "$AGAIN" = no ]; then say "  - leave it enrolled as $(member device) (--again enrolls it anew)"
   else say "  - enroll it, and keep its key and settings in $STATE"; fi
-  if has_systemd; then say "  - write $UNIT, enable it and start it"
+  if installed && enrolled && [ "$AGAIN" = no ] && runs; then say "  - leave fleetward-agent.service running, if $UNIT is as this version has it"
+  elif has_systemd; then say "  - write $UNIT, enable it and start it"
   else say "  - start nothing by itself: $([ "$SERVICE" = no ] && echo "--no-service" || echo "systemd does not run here")"; fi
   say "To undo: the same command with --uninstall in place of --token"
 }
 
 plan_removal() {
   say "Fleetward agent: on this machine ($(uname -n)) this will:"
-  [ "$SERVICE" = no ] || say "  - stop and remove the unit $UNIT"
-  say "  - remove $PREFIX"
-  if [ "$PURGE" = yes ]; then say "  - remove $STATE with the machine's key: it can then only enroll as a new device"
+  if [ "$SERVICE" = yes ] && [ -f "$UNIT" ]; then say "  - stop and remove the unit $UNIT"; fi
+  if [ -e "$PREFIX" ]; then say "  - remove $PREFIX"; else say "  - find no agent in $PREFIX"; fi
+  if ! [ -e "$STATE" ]; then say "  - find no key and no settings in $STATE"
+  elif [ "$PURGE" = yes ]; then say "  - remove $STATE with the machine's key: it can then only enroll as a new device"
   else say "  - keep its key and settings in $STATE (--purge removes them)"; fi
   say "Files that configs have placed stay."
 }
 
 # --- installing -------------------------------------------------------------------------------------------------------------------
-
-installed() { [ -f "$PREFIX/$MARK" ] && [ "$(cat "$PREFIX/$MARK")" = "$BUILD $PYTHON" ] && [ -x "$PREFIX/bin/fleetward-agent" ]; }
 
 fetch() {
   "$PYTHON" - "$SERVER/install/wheels/$1" "$2" "$3" "$TEMP/ca.crt" <<'END'
@@ -130,6 +138,49 @@ with open(target, "wb") as file:
 END
 }
 
+# Before anything is written: whether there is a wheel of everything for this Python on this machine, by the rules of the pip that will
+# install them.
+check_wheels() {
+  if installed || [ -z "$PIP" ]; then return; fi
+  fetch "$PIP" "$TEMP/$PIP" "$PIP_SHA256"
+  # shellcheck disable=SC2086 # names of wheels, which have no spaces
+  "$PYTHON" - "$TEMP/$PIP" "$WHEEL_PLATFORMS" "$NEEDED" $WHEELS <<'END' || exit 1
+import platform, sys
+pip, offered, needed, *wheels = sys.argv[1:]
+sys.path.insert(0, pip)
+try:
+    from pip._vendor.packaging.tags import sys_tags
+    from pip._vendor.packaging.utils import parse_wheel_filename
+except ImportError:
+    sys.exit()  # a pip that is made otherwise: it will say itself what does not fit
+here, fits, versions = set(sys_tags()), set(), {}
+for wheel in wheels:
+    try:
+        name, version, _, tags = parse_wheel_filename(wheel)
+    except ValueError:
+        continue  # pip takes it for no wheel either
+    versions.setdefault(name, version)
+    if tags & here:
+        fits.add(name)
+missing = [name for name in sorted(needed.split()) if name not in fits]
+if not missing:
+    sys.exit()
+python = "%d.%d" % sys.version_info[:2]
+machines = [tag.platform for tag in here]
+machine = min((each.removeprefix("linux_") for each in machines if each.startswith("linux_")), default=platform.machine())
+built = ["manylinux_2_39", "manylinux_2_34", "manylinux_2_31", "manylinux_2_28", "manylinux2014", "musllinux_1_2", "musllinux_1_1"]
+given = " ".join(f"--platform {each}_{machine}" for each in built if f"{each}_{machine}" in machines)
+print(f"""install.sh: the server has no wheels for this machine of: {", ".join(missing)}
+  this machine: CPython {python} on Linux {machine} with {" ".join(platform.libc_ver()) or "musl"}
+  the server has them for: {offered}
+Nothing was done. On the server, with the pip that Fleetward is installed with and its directory of wheels for DIRECTORY, this brings
+them; then run this again. What is published for no such machine can be built on one (docs/enrollment.md, "Other platforms").
+  pip download --only-binary=:all: --no-deps --python-version {python} {given} -d DIRECTORY {" ".join(f"{name}=={versions[name]}" for name in missing)}
+Or use a Python that fits: --python PATH""", file=sys.stderr)
+sys.exit(1)
+END
+}
+
 install_agent() {
   if installed; then return; fi
   if [ -e "$PREFIX" ] && [ ! -f "$PREFIX/$MARK" ] && [ -n "$(ls -A "$PREFIX")" ]; then
@@ -140,10 +191,8 @@ install_agent() {
   rm -rf "$home"
   mkdir -p "$PREFIX"
   printf 'unfinished\n' >"$PREFIX/$MARK"
-  printf '%s' "$CA_PEM" >"$TEMP/ca.crt"
   if [ -n "$PIP" ]; then
-    "$PYTHON" -m venv --without-pip "$home" </dev/null || die "$PYTHON can make no environment (venv)"
-    fetch "$PIP" "$TEMP/$PIP" "$PIP_SHA256"
+    "$PYTHON" -m venv --without-pip "$home" </dev/null || die "$PYTHON can make no environment: install what it lacks (apt-get install python3-venv), then run this again"
     pip="$TEMP/$PIP/pip"
   else
     "$PYTHON" -m venv "$home" </dev/null || die "the server has no pip to give: install python3-venv here first"
@@ -155,10 +204,7 @@ install_agent() {
   if ! "$home/bin/python" "$pip" --isolated --disable-pip-version-check --no-cache-dir --quiet install --no-index $certificate \
     --find-links "$SERVER/install/wheels/" "fleetward-agent==$VERSION" </dev/null >"$TEMP/pip.log" 2>&1; then
     sed 's/^/  /' "$TEMP/pip.log" >&2
-    say "install.sh: the server's wheels do not fit this machine."
-    say "  the server has them for: $WHEEL_PLATFORMS"
-    say "  this machine: $("$PYTHON" -c 'import platform as p; print("CPython", p.python_version(), "on", p.machine(), *p.libc_ver())')"
-    die "use a Python that fits (--python PATH), or have wheels for this platform put on the server (docs/enrollment.md, \"Other platforms\")"
+    die "the agent could not be installed: above is what pip says. The server's wheels are for: $WHEEL_PLATFORMS"
   fi
   mkdir -p "$PREFIX/bin"
   ln -sfn "$home/bin/fleetward-agent" "$PREFIX/bin/fleetward-agent"
@@ -187,8 +233,13 @@ start_service() {
   [ "$before" = "$(cat "$UNIT")" ] || CHANGED=yes
   systemctl daemon-reload
   systemctl enable --quiet fleetward-agent.service
-  if [ "$CHANGED" = yes ]; then systemctl restart fleetward-agent.service; else systemctl start fleetward-agent.service; fi
-  say "running: fleetward-agent.service"
+  if [ "$CHANGED" = yes ]; then
+    systemctl restart fleetward-agent.service
+    say "running: fleetward-agent.service; how it does: $PREFIX/bin/fleetward-agent doctor --state-dir $STATE"
+  else
+    systemctl start fleetward-agent.service
+    say "nothing was changed: all is as it should be"
+  fi
 }
 
 remove_old_versions() {
@@ -241,12 +292,14 @@ main() {
   fi
   find_python
   check_enrollment
-  plan
-  [ "$DRY_RUN" = no ] || exit 0
-  need_root
   umask 022
   TEMP=$(mktemp -d)
   trap 'rm -rf "$TEMP"' EXIT
+  printf '%s' "$CA_PEM" >"$TEMP/ca.crt"
+  check_wheels
+  plan
+  [ "$DRY_RUN" = no ] || exit 0
+  need_root
   install_agent
   enroll
   start_service

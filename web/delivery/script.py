@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.resources import files
 
 from web.delivery.platforms import platforms
-from web.delivery.wheels import AGENT, INSTALLER, Wheel
+from web.delivery.wheels import AGENT, INSTALLER, NEEDED, Wheel
 
 _SERVER = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """What may stand where people are told of this server: a Host header may say anything."""
@@ -51,6 +51,8 @@ def render(server: Server, wheels: Sequence[Wheel]) -> str:
         "BUILD": build(wheels),
         "SERVER_PYTHON": f"{sys.version_info.major}.{sys.version_info.minor}",
         "WHEEL_PLATFORMS": "; ".join(platforms(wheel.tag for wheel in wheels)),
+        "NEEDED": " ".join(NEEDED),
+        "WHEELS": " ".join(wheel.name for wheel in wheels if wheel is not pip),
         "PIP": pip.name if pip else "",
         "PIP_SHA256": pip.sha256 if pip else "",
     }
