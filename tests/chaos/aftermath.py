@@ -14,8 +14,11 @@ from inventory.kinds import BY_NAME
 from tests.chaos.checks import content
 from tests.chaos.ground import Ground, ledger_of
 from tests.chaos.history import Effect, Ended, History, Row
+from tests.waiting import Deadline
 
 UNDER_WAY = "state = queued OR state = sent OR state = accepted OR state = running"
+READ_S = 20.0
+"""For the reader, which asks every fifth of a second, to come to the end of the log."""
 QUIET = """
 SELECT NOT EXISTS (SELECT 1 FROM changes_in)
    AND NOT EXISTS (SELECT 1 FROM work WHERE manager <> 'notification' AND NOT halted
@@ -132,8 +135,7 @@ async def _rows(ground: Ground) -> list[Row]:
 
 
 async def _until_read(ground: Ground, history: History) -> None:
-    """The reader is given the time to come to the end of the log."""
-    for _ in range(50):
-        if history.events and history.events[-1].position >= history.rows[-1].position:
-            return
+    """The reader is given the time to come to the end of what it is told of."""
+    last, deadline = max(row.position for row in history.rows if row.published), Deadline(READ_S)
+    while not deadline.over() and not (history.events and history.events[-1].position >= last):
         await asyncio.sleep(0.1)

@@ -6,13 +6,13 @@ None outlives the driver: each is started through `fleetward.launch`, so that th
 import asyncio
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleetward import launch
 from fleetward.supervisor import said_ready
+from tests.waiting import Deadline
 
 START_S = 60.0
 STOP_S = 10.0
@@ -20,9 +20,9 @@ STOP_S = 10.0
 
 async def until(predicate: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait for a predicate, which may block shortly. Raises TimeoutError naming what did not come."""
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while not await asyncio.to_thread(predicate):
-        if time.monotonic() > deadline:
+        if deadline.over():
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
         await asyncio.sleep(0.05)
 

@@ -17,7 +17,7 @@ from tests.chaos.nemeses.registry import NEMESES
 from tests.chaos.schedule import Step
 from tests.chaos.story import Story
 from tests.chaos.workload import Workload
-from tests.waiting import Stopwatch
+from tests.waiting import Deadline, Stopwatch
 
 GIVE_UP_S = 90.0
 """How long convergence is waited for, so that a late one can be told from none."""
@@ -98,14 +98,14 @@ async def _judge(ground: Ground, history: History, workload: Workload, under: _U
 
 async def _converge(ground: Ground, history: History, watch: Stopwatch) -> tuple[float | None, str]:
     """When all was as it should be; None where it never was, and what was missing at the bound."""
-    at_bound = ""
+    at_bound, deadline = "", Deadline(GIVE_UP_S)
     while True:
         missing = await aftermath.lacking(ground, history)
         if not missing:
             return ground.story.now(), at_bound
         if watch.wall() <= CONVERGE_S:
             at_bound = missing
-        if watch.wall() > GIVE_UP_S:
+        if deadline.over():
             return None, missing
         await asyncio.sleep(0.2)
 

@@ -23,6 +23,7 @@ from inventory.signing import CommandSigner
 from inventory.store import Store
 from inventory.streams import NEVER_GIVEN
 from tests.inventory_wire.device import Device, Sent, log_message, make_device, make_devices, result, status
+from tests.waiting import patience
 
 DISK = {"key": "S1", "name": "sda", "model": "Disk"}
 
@@ -678,15 +679,17 @@ async def test_a_restart_of_the_database_in_the_middle_loses_nothing(rig: Rig) -
             )
             written.clear()
 
-    task = asyncio.create_task(kill())
-    for n in range(30):
+    task, batches = asyncio.create_task(kill()), 0
+    while batches < 30 or not task.done():
         written.set()
-        await asyncio.wait_for(rig.take(*(d.inbound(d.facts(os={"kernel": str(n)})) for d in devices)), 30)
+        async with patience(30):
+            await rig.take(*(d.inbound(d.facts(os={"kernel": str(batches)})) for d in devices))
+        batches += 1
     await task
     await other.close()
     for d in devices:
-        assert rig.sent.acks(d)[-1] == ("e1", 30)
-        assert (await rig.store.get("host", d.id))["kernel"] == "29"
+        assert rig.sent.acks(d)[-1] == ("e1", batches)
+        assert (await rig.store.get("host", d.id))["kernel"] == str(batches - 1)
     assert rig.interrupted > 0
     assert await rig.fetch("SELECT * FROM poison") == []
 
