@@ -16,6 +16,8 @@ FREE_NAME: int = 50
 """Failures that a name has free, from wherever they come."""
 FREE_CODE: int = 5
 """Wrong codes of a second factor that a name has free: then some 290 guesses a day at a million codes, three of them good at a time."""
+FIRST_S: float = 1.0
+"""The first wait, in seconds."""
 LONGEST_S: float = 300.0
 """The longest wait, in seconds."""
 FORGET_S: float = 900.0
@@ -84,7 +86,7 @@ class Throttle:
         record, free = self._live(key, now), _FREE[key[0]]
         if record is None or record.failures < free:
             return 0.0
-        return record.last + min(2.0 ** (record.failures - free), LONGEST_S) - now
+        return record.last + min(FIRST_S * 2.0 ** (record.failures - free), LONGEST_S) - now
 
 
 def _keys(address: str, name: str, code: bool) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.web.site_under_test import Site, people, running
+from web import throttle
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,9 @@ def client(site: Site) -> Iterator[httpx.Client]:
     """The administrator's client of it."""
     with site.client() as found:
         yield found
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who fails too often to sign in waits for minutes: one second is over, on a busy machine, before the next attempt is made."""
+    monkeypatch.setattr(throttle, "FIRST_S", 100.0)

@@ -109,4 +109,4 @@ def command(directory: Path, url: str, role: str | None, size: Size) -> list[str
 def run(directory: Path, url: str, role: str | None, size: Size) -> "subprocess.CompletedProcess[str]":
     """Its exit code is 0 where every check held; its output says what did not, with the seed and a curl command for each."""
     words = command(directory, url, role, size)
-    return subprocess.run(words, capture_output=True, text=True, cwd=directory, timeout=(size.longest_s or 60) + 120, check=False)
+    return subprocess.run(words, capture_output=True, text=True, cwd=directory, timeout=(size.longest_s or 60) + 300, check=False)

@@ -5,13 +5,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from quart import Quart
 
 from inventory import accounts, vault_keys
 from inventory.changes import Relay
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 PASSWORD = "correct horse battery staple"
 ROLES = ("viewer", "operator", "admin")
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _TRUST = ssl.create_default_context()
 """One for all clients: making one reads all the authorities of this machine, which costs more than the requests of most tests."""
 
@@ -39,16 +40,18 @@ class Site:
     database: str
     end: Callable[[], None]
     """Asks it to end, as SIGTERM does."""
+    app: Quart
+    """For what a test can see of it in no other way."""
 
     def client(self, role: str | None = "admin", **more: Any) -> httpx.Client:
         headers = {} if role is None else {"Authorization": f"Bearer {role}"}
-        usual: dict[str, Any] = {"headers": headers, "trust_env": False, "timeout": 20, "verify": _TRUST}
+        usual: dict[str, Any] = {"headers": headers, "trust_env": False, "timeout": 60, "verify": _TRUST}
         return httpx.Client(base_url=self.url, **usual | more)
 
     def async_client(self, role: str = "admin", **more: Any) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {role}"}
         limits = httpx.Limits(max_connections=None)
-        usual: dict[str, Any] = {"trust_env": False, "timeout": 20, "verify": _TRUST, "limits": limits}
+        usual: dict[str, Any] = {"trust_env": False, "timeout": 60, "verify": _TRUST, "limits": limits}
         return httpx.AsyncClient(base_url=self.url, headers=headers, **usual | more)
 
 
@@ -69,19 +72,18 @@ async def vaulted(database: str, secrets: Path) -> None:
     await db.close()
 
 
-async def _live(settings: Settings, address: Address, started: "threading.Event", said: list[str], end: list[Any]) -> None:
-    stop = asyncio.Event()
-    end += [asyncio.get_running_loop(), stop]
+async def _live(settings: Settings, address: Address, started: "threading.Event", said: list[Site]) -> None:
+    loop, stop, app = asyncio.get_running_loop(), asyncio.Event(), create_app(settings)
     db = await Database.open(settings.database, application="test-relay", pool_size=2)
     relay = asyncio.create_task(Relay(db).run())
     bound = serving.listen(address)
 
     def ready(url: str) -> None:
-        said.append(url)
+        said.append(Site(url, settings.database, lambda: _end(loop, stop), app))
         started.set()
 
     try:
-        await serving.serve(create_app(settings), address, bound, stop, ready)
+        await serving.serve(app, address, bound, stop, ready)
     finally:
         bound.close()
         relay.cancel()
@@ -90,20 +92,20 @@ async def _live(settings: Settings, address: Address, started: "threading.Event"
 
 
 def _end(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # its loop is closed: it has ended already
         loop.call_soon_threadsafe(stop.set)
 
 
 @contextmanager
 def running(database: str, address: Address | None = None, **settings: Any) -> Iterator[Site]:
     """A web process in a thread of its own, so that tests of any kind can talk to it. The database has its `people`."""
-    started, said, end = threading.Event(), list[str](), list[Any]()
+    started, said = threading.Event(), list[Site]()
     wanted = replace(Settings(database=database), **settings)
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            asyncio.run(_live(wanted, address or Address("127.0.0.1", 0), started, said, end))
+            asyncio.run(_live(wanted, address or Address("127.0.0.1", 0), started, said))
         except BaseException as error:
             failure.append(error)
         finally:
@@ -114,9 +116,10 @@ def running(database: str, address: Address | None = None, **settings: Any) -> I
     try:
         assert started.wait(_START_SECONDS), "the web process did not start"
         assert said, failure
-        yield Site(said[0], database, lambda: _end(*end))
+        yield said[0]
     finally:
-        _end(*end)
+        for site in said:
+            site.end()
         thread.join(_START_SECONDS)
         assert not thread.is_alive(), "the web process did not end"
     assert not failure, failure

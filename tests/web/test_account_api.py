@@ -84,11 +84,12 @@ def test_a_browser_is_asked_in_a_second_step(keeping: Site) -> None:
         right = browser.post("/login", data={"code": codes[3], "next": "/hosts"}, headers=page)
         assert (right.status_code, right.headers["Location"]) == (303, "/hosts")
         assert browser.get("/api/v1/whoami").status_code == 200
-    with httpx.Client(base_url=keeping.url, cookies={"fleetward-sign-in": planted}, trust_env=False) as again:
+    with keeping.client(None, cookies={"fleetward-sign-in": planted}) as again:
         late = again.post("/login", data={"code": codes[4]}, headers=page)
         assert late.headers["Location"].startswith("/login?error=late")
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_guessing_codes_is_slowed_down_for_the_account(keeping: Site) -> None:
     """The right password forgives no wrong codes: after five everybody who tries that account's codes waits."""
     with signed_in(keeping, "admin", PASSWORD) as browser:

@@ -51,10 +51,11 @@ def test_passwords(site: Site) -> None:
             ("session", "deleted", "admin", "127.0.0.1", None),
         ]
         whole = client.get("/api/v1/audit/export").text
-    for secret in ("7391", PASSWORD, token, cookie, "203.0.113.9"):
+    for secret in ("not-it-7391", "hunter2-7391", PASSWORD, token, cookie, "203.0.113.9"):
         assert secret not in whole
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_whoever_comes_too_early_is_told_once_a_wait(site: Site) -> None:
     """The audit can't be flooded by guessing: of many attempts that had to wait, the first stands in it."""
     with site.client(None) as browser, site.client() as client:
@@ -136,6 +137,7 @@ def test_an_identity_provider(way: Way) -> None:
     ]
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_coming_back_with_nonsense_is_slowed_down(way: Way) -> None:
     """As guessing is: a stranger fills neither the audit nor the provider's day. Who was never sent away leaves nothing at all."""
     with way.browser() as stranger:

@@ -9,7 +9,6 @@ from importlib.metadata import distribution
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 import pytest
 from packaging.requirements import Requirement
 
@@ -141,5 +140,5 @@ def test_whatever_it_is_filled_with_is_one_word() -> None:
 
 def test_an_unknown_query_is_refused(site_with_ca: Site) -> None:
     """A token in the address would be in somebody's log."""
-    with httpx.Client(base_url=site_with_ca.url, trust_env=False) as client:
+    with site_with_ca.client(None) as client:
         assert client.get("/install.sh?token=fwt_x").status_code == 400

@@ -204,17 +204,18 @@ def hasty(web_url: str) -> Iterator[Site]:
         yield found
 
 
-async def test_a_heartbeat_carries_the_position_on(hasty: Site) -> None:
+async def test_a_heartbeat_carries_the_position_on(web_url: str) -> None:
     """A reader whose filter lets nothing through still learns how far it may resume from."""
-    async with hasty.async_client() as client, streaming(client, kind="host") as events:
-        for number in range(20):
-            await client.post("/api/v1/regions", json={"name": f"r-{number}"})
-        position = await _settled(client)
-        async with patience(10):
-            async for event in events:
-                assert event.keys() == {"id"}
-                if int(event["id"]) == position:
-                    return
+    with running(web_url, heartbeat_s=0.1) as site:
+        async with site.async_client() as client, streaming(client, kind="host") as events:
+            for number in range(20):
+                await client.post("/api/v1/regions", json={"name": f"r-{number}"})
+            position = await _settled(client)
+            async with patience(10):
+                async for event in events:
+                    assert event.keys() == {"id"}
+                    if int(event["id"]) == position:
+                        return
     raise AssertionError("the heartbeat never reached the position")
 
 
@@ -252,7 +253,7 @@ def test_a_reader_that_takes_nothing_is_dropped(hasty: Site) -> None:
 async def test_a_stream_ends_with_the_session_that_opened_it(web_url: str) -> None:
     """Signing out elsewhere ends it within the time of a look."""
     with running(web_url, stream_recheck_s=0.2, heartbeat_s=0.1) as site:
-        async with httpx.AsyncClient(base_url=site.url, trust_env=False) as browser:
+        async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=60) as browser:
             signed_in = (await browser.post("/login", json={"username": "admin", "password": PASSWORD})).json()
             async with streaming(browser) as events:
                 assert (await anext(events)).keys() == {"id"}

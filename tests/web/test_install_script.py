@@ -21,6 +21,8 @@ from inventory.authority import Authority
 from tests.web.site_under_test import Site, running
 from web.serving import Address
 
+pytestmark = pytest.mark.timeout(900)
+
 PREFIX, STATE = "/opt/fleetward-agent", "/var/lib/fleetward-agent"
 UNIT = "/etc/systemd/system/fleetward-agent.service"
 NOWHERE = "http://127.0.0.1:9"
@@ -56,7 +58,7 @@ class Device:
             **more,
         }  # fmt: skip
         command = ["unshare", "--mount", "sh", "-c", VIEW, "view", *inner]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     def asked_of_systemd(self) -> list[str]:
         path = self.home / "systemctl"

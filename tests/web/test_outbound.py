@@ -120,13 +120,16 @@ Names = Callable[..., list[str]]
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """`names("id.test", "127.0.0.1", …)` makes DNS say that; several answers in turn are lists. Gives the list of what was looked up."""
+    """`names("id.test", "127.0.0.1", …)` makes DNS say that; several answers in turn are lists, none is no such name. Gives the list of
+    what was looked up."""
     real, said, asked = socket.getaddrinfo, dict[str, list[list[str]]](), list[str]()
 
     def getaddrinfo(host: Any, *args: Any, **more: Any) -> Any:
         if host not in said:
             return real(host, *args, **more)
         asked.append(host)
+        if not said[host]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         answer = said[host].pop(0) if len(said[host]) > 1 else said[host][0]
         return [entry for address in answer for entry in real(address, *args, **more)]
 
@@ -161,8 +164,9 @@ async def test_of_several_addresses_only_what_may_be_reached_is_tried(ours: Hear
     names("two.test", "127.0.0.3 127.0.0.1")
     async with httpx.AsyncClient(transport=Transport(networks("127.0.0.1, 127.0.0.3"), outbound.trusted()), trust_env=False) as client:
         assert (await client.get(f"http://two.test:{ours.port}/")).status_code == 200
+    names("nowhere.test")
     with pytest.raises(httpx.ConnectError):
-        await _get("http://nowhere.invalid/")
+        await _get("http://nowhere.test/")
 
 
 async def test_however_an_address_is_written(theirs: Heard) -> None:

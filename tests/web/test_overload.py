@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 
-from tests.waiting import Stopwatch
+from inventory.db import Database
+from tests.waiting import Stopwatch, patience
 from tests.web.site_under_test import Site, running
 from web.gate import RUNNING
+from web.services import of
 
 TIMELY_S = 3.0
 """Far more than a request takes behind one turn of another's, and far less than behind all that the other asks."""
@@ -30,8 +32,7 @@ async def _flooded(site: Site, ask: bytes) -> None:
     async with site.async_client("viewer") as quiet:
         (await quiet.get("/api/v1/whoami")).raise_for_status()
         flood = [connect(site) for _ in range(400)]
-        for connection in flood:
-            connection.sendall(ask)
+        await _send(site, flood, ask)
         watch = Stopwatch()
         (await quiet.get("/api/v1/hosts")).raise_for_status()
         assert watch.seconds() < TIMELY_S
@@ -42,6 +43,19 @@ async def _flooded(site: Site, ask: bytes) -> None:
         refused = next(answer for answer in answers if b" 429 " in answer[:20]).lower()
         assert b"retry-after: 2" in refused and b"too many requests" in refused
         assert f"}} {statuses[b'429']}" in (await quiet.get("/metrics")).text.split("fleetward_http_requests_refused_total", 3)[3][:60]
+
+
+async def _send(site: Site, flood: list[socket.socket], ask: bytes) -> None:
+    """All at once, however slowly this process gets to sending them: none is answered before the last has come."""
+    db, gate = await Database.open(site.database, application="test-lock", pool_size=1), of(site.app).gate
+    async with db.transaction() as tx:
+        await tx.raw.execute("LOCK TABLE host IN ACCESS EXCLUSIVE MODE")
+        for connection in flood:
+            connection.sendall(ask)
+        async with patience(20):
+            while gate.running + gate.waiting + gate.refused < len(flood):
+                await asyncio.sleep(0.01)
+    await db.close()
 
 
 def _answer(connection: socket.socket) -> bytes:

@@ -155,10 +155,10 @@ def test_a_provider_that_is_away_or_another_one_says_so(web_url: str) -> None:
     """The form again, with words; passwords work as ever. Without a provider there is no such way in."""
     with provider() as op:
         gone = op.settings()
-    with running(web_url, provider=gone) as site, httpx.Client(base_url=site.url, headers=PAGE, trust_env=False) as browser:
+    with running(web_url, provider=gone) as site, site.client(None, headers=PAGE) as browser:
         assert browser.get("/login/provider").headers["Location"] == "/login?error=away"
         assert "does not answer" in browser.get("/login?error=away").text
-    with running(web_url) as site, httpx.Client(base_url=site.url, trust_env=False) as browser:
+    with running(web_url) as site, site.client(None) as browser:
         assert browser.get("/login/provider").status_code == 404
         assert browser.get("/login/provider/callback?code=x").status_code == 404
 

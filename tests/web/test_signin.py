@@ -61,6 +61,7 @@ def test_another_sites_page_can_not_sign_anybody_in(site: Site, headers: dict[st
         assert browser.post("/login", data=RIGHT, headers={"Origin": site.url, "Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_guessing_is_slowed_down(site: Site) -> None:
     """After a few wrong passwords 429 with how long to wait, for the right one too; a wrong name looks like a wrong password."""
     with site.client(None) as browser:

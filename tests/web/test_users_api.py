@@ -59,7 +59,8 @@ def test_a_one_time_password_opens_nothing_but_its_change(site: Site, client: ht
         assert done.status_code == 200, done.text
         assert browser.cookies["fleetward-session"] != before
         old = {"Cookie": f"fleetward-session={before}"}
-        assert httpx.get(site.url + "/api/v1/whoami", headers=old, trust_env=False).status_code == 401
+        with site.client(None, headers=old) as elsewhere:
+            assert elsewhere.get("/api/v1/whoami").status_code == 401
         browser.headers["X-CSRF-Token"] = done.json()["csrf_token"]
         assert browser.post("/api/v1/regions", json={"name": "north"}).status_code == 201
         assert browser.get("/api/v1/whoami").json() == {
@@ -135,7 +136,7 @@ def test_a_token_is_shown_once_and_ends_at_once(site: Site, client: httpx.Client
     """It reads and writes by its role, is listed with its last use but never again with its secret, and is nobody once revoked."""
     answer = client.post("/api/v1/api-tokens", json={"name": "ci", "role": "operator", "expires_at": None})
     token = answer.json()["token"]
-    with httpx.Client(base_url=site.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False) as program:
+    with site.client(token) as program:
         assert program.get("/api/v1/whoami").json() == {"type": "token", "name": "ci", "role": "operator"}
         assert program.post("/api/v1/regions", json={"name": "north"}).status_code == 201
         assert program.get("/api/v1/users").status_code == 403
@@ -197,7 +198,7 @@ def test_signing_in_ends_the_session_that_the_browser_had(site: Site) -> None:
         planted = browser.cookies["fleetward-session"]
         assert browser.post("/login", json={"username": "admin", "password": PASSWORD}).status_code == 200
         assert browser.cookies["fleetward-session"] != planted
-    with httpx.Client(base_url=site.url, cookies={"fleetward-session": planted}, trust_env=False) as thief:
+    with site.client(None, cookies={"fleetward-session": planted}) as thief:
         assert thief.get("/api/v1/whoami").status_code == 401
 
 
@@ -218,6 +219,7 @@ def test_accounts_stay_out_of_published_events(site: Site, client: httpx.Client)
         assert client.get("/api/v1/events", params={"kind": "user"}).status_code == 400
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_the_throttle_goes_by_the_socket(site: Site) -> None:
     """Whoever claims another address in a header with each attempt is slowed down all the same."""
     with site.client(None) as browser:

@@ -35,7 +35,7 @@ from web.__main__ import Misconfigured, options_from, settings_from
 def test_it_serves_and_ends_quickly_with_streams_open(web_url: str) -> None:
     """SIGTERM ends it within 5 s and with 0, though somebody is watching and somebody holds a connection."""
     headers = {"Authorization": "Bearer admin"}
-    with process(web_url) as (url, child), httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+    with process(web_url) as (url, child), httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
         assert client.get("/livez").text == "ok\n"
         with client.stream("GET", "/api/v1/events/stream") as answer:
             lines = answer.iter_lines()
@@ -95,7 +95,10 @@ def test_over_https_a_device_enrolls_and_cookies_are_bound_to_the_host(web_url: 
     Authority(secrets).bootstrap(("fleet.example",))
     trust = ssl.create_default_context(cafile=str(secrets / "ca.crt"))
     names = {"FLEETWARD_SECRETS": str(secrets), "FLEETWARD_MQTT_ADVERTISE": "[::1]:1883"}
-    with process(web_url, "--tls", environment=names) as (url, _), httpx.Client(base_url=url, verify=trust, trust_env=False) as client:
+    with (
+        process(web_url, "--tls", environment=names) as (url, _),
+        httpx.Client(base_url=url, verify=trust, trust_env=False, timeout=60) as client,
+    ):
         assert url.startswith("https://")
         bearer = {"Authorization": "Bearer admin"}
         made = client.post("/api/v1/enrollment-tokens", json={"name": "line-4", "approve": True}, headers=bearer).json()
@@ -152,7 +155,7 @@ class Postgres:
         """At once, as a crash does: connections are cut, the next start recovers."""
         if self._server is not None:
             self._server.send_signal(signal.SIGQUIT)
-            self._server.wait(20)
+            self._server.wait(60)
             self._server = None
 
 
@@ -170,8 +173,8 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]
         found.stop()
 
 
-def _collect(url: str, seen: list[dict[str, Any]], ended: threading.Event) -> None:
-    """Read the stream as a browser does: come back with the last id when it ends."""
+def _collect(url: str, seen: list[dict[str, Any]], begun: threading.Event, ended: threading.Event) -> None:
+    """Read the stream as a browser does: come back with the last id when it ends. begun: from here on all is seen."""
     last: dict[str, str] = {}
     with httpx.Client(base_url=url, headers={"Authorization": "Bearer admin"}, trust_env=False, timeout=5) as client:
         while not ended.is_set():
@@ -179,6 +182,7 @@ def _collect(url: str, seen: list[dict[str, Any]], ended: threading.Event) -> No
                 for line in answer.iter_lines() if answer.status_code == 200 else ():
                     if line.startswith("id: "):
                         last = {"Last-Event-ID": line[4:]}
+                        begun.set()
                     if line.startswith("data: "):
                         seen.append(json.loads(line[6:]))
             ended.wait(0.1)
@@ -192,11 +196,12 @@ async def test_a_database_that_goes_is_503_and_when_it_is_back_everything_goes_o
     db = await Database.open(database, application="test-relay", pool_size=2)
     relay = asyncio.create_task(Relay(db).run())
     seen: list[dict[str, Any]] = []
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
     try:
         with process(database) as (url, _):
-            reader = threading.Thread(target=_collect, args=(url, seen, ended))
+            reader = threading.Thread(target=_collect, args=(url, seen, begun, ended))
             reader.start()
+            await asyncio.to_thread(until, begun.is_set, 20)
             async with httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer admin"}, trust_env=False, timeout=20) as client:
                 await _goes_and_comes(client, own_postgres, seen)
             ended.set()

@@ -25,7 +25,9 @@ from inventory.kind import USER, Kind
 from inventory.kinds import BY_COLLECTION
 from inventory.tables import ApiToken
 from tests.two_sides import OUTSIDE, SCOPE, Sides
+from tests.waiting import patience
 from web.openapi import document
+from web.services import of
 
 ROLES = ("viewer", "operator", "admin")
 SCOPES = ("", SCOPE)
@@ -267,6 +269,8 @@ def _leaked(text: str, request: Request, sides: Sides) -> list[str]:
 
 @asynccontextmanager
 async def serving(app: Quart) -> AsyncIterator[QuartClient]:
-    """A client of an app that lives in this process."""
+    """A client of an app that lives in this process, and follows the change log."""
     async with app.test_app() as living:
+        async with patience(20):
+            await of(app).hub.following.wait()
         yield cast(QuartClient, living.test_client())
