@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 from inventory import integrations, vault_keys
 from inventory.authority import Authority
@@ -28,6 +28,9 @@ from tests.web.site_under_test import PASSWORD, Site, people, running
 T = TypeVar("T")
 
 CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE_S = 60.0
+"""Playwright waits by the clock on the wall, 5 s for what is expected: a busy machine takes longer over a page, and nothing is broken."""
+expect.set_options(timeout=PATIENCE_S * 1000)
 ARGUMENTS = [
     *("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
     *("--disable-dev-shm-usage", "--disable-gpu", "--disable-extensions", "--disable-default-apps", "--mute-audio"),
@@ -58,7 +61,7 @@ class Fleet:
             return await work
 
         found: Future[T] = asyncio.run_coroutine_threadsafe(_coroutine(whole()), self.loop)
-        return found.result(20)
+        return found.result(PATIENCE_S)
 
     def let_in(self, name: str, write: str) -> None:
         """Another program."""
@@ -91,15 +94,16 @@ def fleet(databases: Databases, seeded: tuple[str, Seeded], tmp_path_factory: py
     thread.start()
     try:
         with running(databases.url(name), secrets=secrets) as site:
-            db = asyncio.run_coroutine_threadsafe(Database.open(site.database, application="test-pages", pool_size=2), loop).result(10)
+            opening = Database.open(site.database, application="test-pages", pool_size=2)
+            db = asyncio.run_coroutine_threadsafe(opening, loop).result(PATIENCE_S)
             found = Fleet(site, made, loop, db, Authority(secrets))
             found.let_in("mes", "unsigned")
             found.run(vault_keys.ensure(db, secrets, datetime.now(UTC)))
             yield found
-            asyncio.run_coroutine_threadsafe(db.close(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(db.close(), loop).result(PATIENCE_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         loop.close()
         databases.drop(name)
 
@@ -112,7 +116,7 @@ def browser(fleet: Fleet) -> Iterator[Browser]:
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     playwright: Playwright
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=2 * PATIENCE_S * 1000)
         yield found
         found.close()
 
@@ -133,6 +137,7 @@ class Complaints(list[str]):
 def cookies(browser: Browser, fleet: Fleet) -> list[Any]:
     """Of the administrator, signed in once by the form."""
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE_S * 1000)
     page = context.new_page()
     page.goto(fleet.site.url + "/login")
     page.get_by_label("Name").fill("admin")
@@ -170,7 +175,7 @@ def contexts(request: pytest.FixtureRequest, browser: Browser, fleet: Fleet, coo
         context.on("page", complaints.watch)
         if not request.config.getoption("--screenshots"):
             context.on("page", _without_pictures)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_S * 1000)
         opened.append(context)
         return context
 

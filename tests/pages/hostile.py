@@ -24,15 +24,15 @@ from tests.pages.seed import ADMIN
 
 RUNS = "document.documentElement.dataset.owned=1"
 """What each of them tries to run, and a test looks for."""
-EVALUATED = "36481"
-"""191 × 191: what a template would make of its expression."""
+EVALUATED = "36553998481"
+"""191191 × 191191: what a template would make of its expression. Shorter numbers are found in ids and hashes by chance."""
 END = "\u27e7"
 """The last character of each text, so that a test sees what stands behind it."""
 
 KINDS = {
     "markup": f"\"'></title></textarea></script><img src=x onerror={RUNS}><script>{RUNS}</script>"
     f"<svg onload={RUNS}><b hx-get=/owned hx-trigger=load>{END}",
-    "templates": "{{191*191}}${191*191}<%=191*191%>#{191*191}{%raw%}javascript:"
+    "templates": "{{191191*191191}}${191191*191191}<%=191191*191191%>#{191191*191191}{%raw%}javascript:"
     + RUNS
     + ";//"
     + "<a href='javascript:"

@@ -5,7 +5,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from inventory.actor import Actor
 from inventory.resource import Resource
-from tests.pages.conftest import Fleet
+from tests.pages.conftest import PATIENCE_S, Fleet
 from tests.web.site_under_test import PASSWORD
 
 
@@ -105,7 +105,8 @@ def test_an_error_loses_nothing_typed(page: Page, fleet: Fleet) -> None:
     page.get_by_label("Content").fill("{% if %}")
     page.get_by_label("Jinja2 template").check()
     for _ in range(2):
-        page.get_by_role("button", name="Review changes").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Review changes").click()
         expect(page.locator(".wrong").first).to_be_visible()
         for label, value in typed.items():
             assert page.get_by_label(label).first.input_value() == value
@@ -170,7 +171,8 @@ def test_the_buttons_of_a_host(page: Page, fleet: Fleet) -> None:
     assert get(fleet, "host", "gateway-3")["desired_state"] == "onboarded"
     assert "said=" not in page.url
     page.get_by_label("Site").select_option(label="Lyon depot")
-    page.get_by_role("button", name="Move").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Move").click()
     expect(page.locator(".crumbs")).to_contain_text("Lyon depot")
     page.get_by_text("Edit title and labels").click()
     page.get_by_label("Own labels").fill("role=gateway\nno equals sign")
@@ -240,6 +242,7 @@ def test_a_forged_form_is_refused(page: Page, fleet: Fleet) -> None:
 def test_signed_out_in_the_middle(browser: Browser, fleet: Fleet) -> None:
     """Who is signed out while typing is told, and keeps what was typed; signed in again in another tab, the same form saves it."""
     context = browser.new_context(base_url=fleet.site.url)
+    context.set_default_timeout(PATIENCE_S * 1000)
     page, other = context.new_page(), context.new_page()
     sign_in(page)
     page.goto("/hosts/scanner-2")

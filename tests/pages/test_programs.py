@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.pages.conftest import Complaints, Fleet
+from web.pages.frame import SAID
 
 
 def test_a_token_is_shown_once(page: Page, fleet: Fleet, complaints: Complaints, tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_token_is_shown_once(page: Page, fleet: Fleet, complaints: Complaints,
     page.get_by_role("link", name="Leave it").click()
     page.get_by_role("link", name="Revoke ci", exact=True).click()
     page.get_by_role("button", name="Revoke ci").click()
-    page.wait_for_url("**said=revoked")
+    expect(page.locator(".toast")).to_contain_text("Revoked.")
     assert page.get_by_role("link", name="Revoke ci", exact=True).count() == 0
     assert page.request.get("/api/v1/whoami", headers={"Authorization": f"Bearer {token}"}).status == 401
 
@@ -54,7 +55,7 @@ def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Pat
         page.get_by_label("Only for these hosts").fill(typed)
         page.get_by_role("button", name="Save").click()
         if said:
-            page.wait_for_url(f"**said={said}")
+            expect(page.locator(".toast")).to_contain_text(SAID[said])
             expect(page.locator("#gauges")).to_contain_text(typed)
         else:
             page.locator("#refusal").wait_for()
@@ -74,7 +75,7 @@ def test_unsigned_writers_are_shown_as_such_and_taken_back(page: Page, fleet: Fl
     page.get_by_role("link", name="Revoke scada").click()
     page.screenshot(path=tmp_path / "asked.png", full_page=True)
     page.get_by_role("button", name="Revoke scada").click()
-    page.wait_for_url("**said=taken-back")
+    expect(page.locator(".toast")).to_contain_text("Taken back.")
     assert page.locator("#unsigned b").inner_text() == "mes" and page.locator("#integrations #scada").count() == 0
 
 
@@ -92,7 +93,7 @@ def test_a_service_s_certificate_that_is_in_use_is_not_revoked_unawares(page: Pa
     row.get_by_role("link", name="Revoke").click()
     assert "no command reaches a device" not in page.locator("#asked").inner_text()
     page.get_by_role("button", name="Revoke svc-managers").click()
-    page.wait_for_url("**said=taken-back")
+    expect(page.locator(".toast")).to_contain_text("Taken back.")
     assert "revoked" in page.locator(f"[id='{before}']").inner_text()
     after = dict(fleet.authority.services_issued())["svc-managers"].serial
     assert "in use" in page.locator(f"[id='{after}']").inner_text()
