@@ -1,6 +1,8 @@
-"""Has somebody else changed an applied file? A stat every few seconds; contents are read only when the stat differs from the last time."""
+"""Has somebody else changed an applied file? A stat every few seconds; contents are read only when the stat differs from the last time, or
+was taken so soon after a change that another one might not show in it."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from edge_agent.appliers.ledger import Applied, AppliedFile, Ledger
 KIND = "host-config"
 
 Fingerprint = tuple[int, ...] | None
+
+_CHANGED = 4
+"""Where a fingerprint has the time of the last change, in nanoseconds."""
+_TICK_S = 2.0
+"""File systems tell times in ticks, of milliseconds mostly, of two seconds on FAT: a file that is changed twice within one at the same size
+has one stat for both."""
 
 
 @dataclass(slots=True)
@@ -64,7 +72,9 @@ def _check(file: AppliedFile, seen: _Seen, roots: tuple[Path, ...]) -> None:
     if file.path in seen.prints and seen.prints[file.path] == now:
         return
     problem = _compare(file, roots)
-    seen.prints[file.path] = now
+    seen.prints.pop(file.path, None)
+    if _tells(now):
+        seen.prints[file.path] = now
     if problem:
         seen.problems[file.path] = f"{file.path} {problem}"
     else:
@@ -96,6 +106,11 @@ def _fingerprint(path: str) -> Fingerprint:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode, found.st_uid, found.st_gid
+
+
+def _tells(found: Fingerprint) -> bool:
+    """Whether any later change would make it another one."""
+    return found is None or time.time() - found[_CHANGED] / 1e9 > _TICK_S
 
 
 def item_of(entry: Applied, state: str, reason: str = "", message: str = "") -> Item:

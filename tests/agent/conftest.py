@@ -37,7 +37,7 @@ class AgentProcess:
 
     def enroll(self, fleet: Fleet) -> str:
         done = subprocess.run(
-            self.command("enroll", "--server", fleet.url, "--token", "good-token"), cwd=ROOT, capture_output=True, text=True, timeout=60
+            self.command("enroll", "--server", fleet.url, "--token", "good-token"), cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         self.device = done.stdout.strip()
@@ -56,7 +56,7 @@ class AgentProcess:
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     @property
     def log(self) -> str:

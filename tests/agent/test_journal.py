@@ -1,12 +1,12 @@
 """The journal: what was saved comes back, after kill -9, on a full disk, on a read-only one, and when it is damaged."""
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -139,7 +139,7 @@ def test_a_damaged_journal_is_set_aside(tmp_path: Path, damage: str) -> None:
         path.write_text("this is no database, but it is long enough to be one" * 100)
     elif damage == "torn":
         raw = bytearray(path.read_bytes())
-        raw[4096:8192] = os.urandom(4096)
+        raw[4096:8192] = Random(1).randbytes(4096)
         path.write_bytes(raw)
     opened, found, why = journal.open_journal(path, "host-1")
     assert found is None and why != ""

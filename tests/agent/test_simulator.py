@@ -32,7 +32,7 @@ class Simulator:
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     def tell(self, **request: Any) -> Any:
         answer = json.loads(tell(self.state / "control.sock", json.dumps(request)))
