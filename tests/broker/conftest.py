@@ -85,7 +85,7 @@ class Place:
 
     async def connected(self, name: str, kind: Class | str = Class.DEVICE) -> Wire:
         wire = self.client(name, kind)
-        assert await wire.connect(name) == 0
+        assert await wire.let_in(name) == 0
         return wire
 
 

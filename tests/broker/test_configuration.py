@@ -162,7 +162,9 @@ async def test_a_mosquitto_that_can_not_be_told_is_told_again(
     await until(lambda: told.stat().st_size == 1)
     assert "user svc-inventory" in files.acl.read_text() and files.crl.read_text() == (secrets / "ca.crl").read_text()
     files.integrations.parent.mkdir()
-    files.integrations.write_text('[{"name": "mes", "scoped": false}]')
+    fresh = tmp_path / "integrations.new"
+    fresh.write_text('[{"name": "mes", "scoped": false}]')
+    fresh.replace(files.integrations)
     await until(lambda: told.stat().st_size == 2)
     assert "user mes" in files.acl.read_text()
     (secrets / "ca.crt").write_text((secrets / "ca.crt").read_text() + "\n")

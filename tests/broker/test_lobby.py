@@ -21,14 +21,15 @@ Make = Callable[..., Wire]
 
 
 async def strangers(broker: EmbeddedBroker, count: int, said: bytes = b"") -> list[Wire]:
-    """Sockets without TLS that say so much and then nothing, each accepted and heard by the broker, unless that has stopped accepting."""
+    """Sockets without TLS that say so much and then nothing, all accepted in their order and heard by the broker, unless that has stopped
+    accepting. At once: the places of those who have spoken are had for a short time only."""
     lobby, made = broker.guard._lobby, list[Wire]()
+    accepted = broker.guard.counters.refused + _standing(broker) + count
     for _ in range(count):
-        accepted = broker.guard.counters.refused + _standing(broker)
         made.append(await Wire("127.0.0.1", broker.port, None).open())
         made[-1].send(said)
-        await until(lambda: lobby._paused or broker.guard.counters.refused + _standing(broker) > accepted)  # noqa: B023 -- at once
-        await until(lambda: lobby._paused or not said or not lobby._silent)
+    await until(lambda: lobby._paused or broker.guard.counters.refused + _standing(broker) >= accepted)
+    await until(lambda: lobby._paused or not said or not lobby._silent)
     return made
 
 
@@ -85,7 +86,7 @@ class TestWhoBeginsAndStops:
         stopped = await strangers(broker, 40, b"\x16")
         lobby = broker.guard._lobby
         assert len(lobby._spoken) > 30
-        assert await wire("host-a").connect("host-a") == 0
+        assert await wire("host-a").let_in("host-a") == 0
         assert len(lobby._spoken) > 20, "it waited for most of them"
         for each in stopped:
             await each.abort()
@@ -114,7 +115,7 @@ class TestAllHaveSpoken:
         """Nobody who has spoken is ended for somebody who has not: accepting stops, and goes on."""
         stopped = await strangers(broker, 10, b"\x16")
         await until(lambda: broker.guard._lobby._paused)
-        assert await wire("host-a").connect("host-a", within=20.0) == 0
+        assert await wire("host-a").let_in("host-a") == 0
         await until(lambda: not broker.guard._lobby._paused)
         for each in stopped:
             await each.abort()
@@ -137,7 +138,7 @@ async def test_without_file_descriptors_the_silent_give_way(certs: CertFactory, 
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (held + 30, held + 30))
         silent = [await Wire("127.0.0.1", port, None).open() for _ in range(100)]
         device = Wire("127.0.0.1", port, certs.client_context("host-a", Class.DEVICE))
-        assert await device.connect("host-a", within=20.0) == 0
+        assert await device.let_in("host-a") == 0
         await device.ping()
         for each in (*silent, device):
             await each.abort()

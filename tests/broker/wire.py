@@ -71,6 +71,15 @@ class Wire:
         self.send(packet(1, 0, data(b"MQTT") + bytes([level, flags]) + keepalive.to_bytes(2, "big") + payload))
         return (await self.expect(CONNACK, within)).body[1]
 
+    async def let_in(self, client_id: str, will: Will | None = None, within: float = 20.0) -> int:
+        """CONNECT as an agent does it: who loses its place because this machine is too busy for a handshake comes again (docs/adr/0019)."""
+        async with patience(within):
+            while True:
+                try:
+                    return await self.connect(client_id, will=will, within=within)
+                except (EOFError, ConnectionError, ssl.SSLError):
+                    await self.abort()
+
     def send(self, raw: bytes) -> None:
         assert self._writer is not None
         self._writer.write(raw)

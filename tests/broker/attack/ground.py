@@ -10,6 +10,7 @@ import json
 import random
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -145,7 +146,7 @@ class Others:
         device, inventory = self.ground.wire("bystander"), self.ground.wire("svc-inventory", Class.SERVICE)
         up, down = (T.build(DeviceTopic("bystander", channel)) for channel in ("up/log", "down/ack"))
         try:
-            assert await device.connect("bystander") == await inventory.connect("bystanders") == 0
+            assert await device.let_in("bystander") == await inventory.let_in("bystanders") == 0
             assert await inventory.subscribe(up) == await device.subscribe(down) == [1]
             while not ending.is_set():
                 watch, payload = Stopwatch(), str(self.exchanges).encode()
@@ -183,7 +184,7 @@ class Others:
             try:
                 assert await device.connect("newcomer", within=30) == 0, "refused"
                 return device
-            except EOFError:
+            except (EOFError, ConnectionError, ssl.SSLError):
                 await device.abort()
                 if self.ground.seconds(watch) > 30:
                     raise

@@ -6,12 +6,13 @@ others, notice nothing.
 
 import asyncio
 import random
+from contextlib import suppress
 
 from broker.acl import Class
 from broker.limits import Limits
 from broker.topics import DeviceTopic
 from tests.broker.attack.ground import MIB, Finding, Ground, T, watched
-from tests.broker.wire import Wire, publish
+from tests.broker.wire import Wire, publish, until
 
 MEMORY_MIB = 20.0
 SIZE = 20_000_000
@@ -34,9 +35,9 @@ async def _unread(ground: Ground, name: str) -> bool:
     """Whether it was cut. Each publish has its PUBACK within 5 s, or TimeoutError."""
     sleeper, inventory = ground.wire(name), ground.wire("svc-inventory", Class.SERVICE)
     topic = T.build(DeviceTopic(name, "down/ack"))
-    await sleeper.connect(name)
+    await sleeper.let_in(name)
     await sleeper.subscribe(topic)
-    await inventory.connect(f"to-{name}")
+    await inventory.let_in(f"to-{name}")
     sleeper.pause()
     for _ in range(SIZE // PAYLOAD):
         await inventory.publish(topic, bytes(PAYLOAD))
@@ -53,9 +54,9 @@ async def _unacknowledged(ground: Ground) -> bool:
     name, most = "ungrateful", Limits().unacknowledged
     reader, inventory = ground.wire(name), ground.wire("svc-inventory", Class.SERVICE)
     topic = T.build(DeviceTopic(name, "down/ack"))
-    await reader.connect(name)
+    await reader.let_in(name)
     await reader.subscribe(topic)
-    await inventory.connect(f"to-{name}")
+    await inventory.let_in(f"to-{name}")
     taking = asyncio.create_task(_take(reader))
     for n in range(most + 100):
         inventory.send(publish(topic, b"x", packet_id=1 + n))
@@ -78,7 +79,5 @@ def _was_cut(ground: Ground, name: str) -> bool:
 
 async def _settled(ground: Ground, name: str) -> None:
     """The broker's log is read by another task: it is waited for a little."""
-    for _ in range(100):
-        if _was_cut(ground, name):
-            break
-        await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        await until(lambda: _was_cut(ground, name), 10.0)

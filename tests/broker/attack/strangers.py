@@ -65,7 +65,7 @@ async def attack(ground: Ground, count: int, chance: random.Random) -> list[Find
     contexts = {form: make() for form, make in making.items()}
     presence, down = (T.build(DeviceTopic(VICTIM, channel)) for channel in ("up/presence", "down/command"))
     victim, spy = ground.wire(VICTIM), ground.wire("svc-inventory", Class.SERVICE)
-    assert await victim.connect(VICTIM, will=Will(presence, b"the victim's own", 1, False)) == await spy.connect("spy") == 0
+    assert await victim.let_in(VICTIM, Will(presence, b"the victim's own", 1, False)) == await spy.let_in("spy") == 0
     assert await spy.subscribe(T.uplinks_of(VICTIM)) == await victim.subscribe(T.downlinks(VICTIM)) == [1]
 
     async def attempts() -> list[Finding]:
