@@ -17,6 +17,9 @@ from edge_agent.discovery.scan import SECTION_BYTES, Scanner, fitting
 from edge_agent.discovery.tree import Tree
 from tests.waiting import Deadline, Stopwatch
 
+TIMEOUT_S = 1.0
+"""Of each probe, the good ones too, which a busy machine does not let run at once."""
+
 
 def _good(_: Tree) -> dict[str, Any]:
     return {"fine": True}
@@ -61,10 +64,10 @@ def test_a_hanging_probe_costs_its_section_and_its_time_out(gate: threading.Even
         return {"late": True}
 
     watch = Stopwatch()
-    scan = Scanner((Probe("a", _good), Probe("b", hang), Probe("c", _good))).scan(timeout_s=0.05)
+    scan = Scanner((Probe("a", _good), Probe("b", hang), Probe("c", _good))).scan(timeout_s=TIMEOUT_S)
     assert watch.seconds() < 5
     assert scan.sections == {"a": {"fine": True}, "c": {"fine": True}}
-    assert scan.errors == {"b": "no answer within 0.05 s"}
+    assert scan.errors == {"b": "no answer within 1 s"}
 
 
 def test_a_probe_that_still_hangs_is_not_started_again(gate: threading.Event) -> None:
@@ -78,7 +81,7 @@ def test_a_probe_that_still_hangs_is_not_started_again(gate: threading.Event) ->
 
     scanner = Scanner((Probe("a", hang), Probe("b", _good)))
     for _ in range(5):
-        scan = scanner.scan(timeout_s=0.05)
+        scan = scanner.scan(timeout_s=TIMEOUT_S)
         assert scan.sections == {"b": {"fine": True}}
         assert "a" in scan.errors
     assert len(asked) == 1
