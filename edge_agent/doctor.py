@@ -97,7 +97,12 @@ def _journal(me: Identity) -> str:
 
 def _broker(me: Identity) -> str:
     """As far as the TLS handshake: a session of ours would throw out the running agent."""
-    with socket.create_connection((me.host, me.port), TIMEOUT_S) as raw:
+    try:
+        connected = socket.create_connection((me.host, me.port), TIMEOUT_S)
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(f"{me.host}:{me.port} can't be reached: {why}. The way there has to be open for TCP from here") from error
+    with connected as raw:
         context = tls_context(me)
         try:
             with context.wrap_socket(raw, server_hostname=me.host) as secured:

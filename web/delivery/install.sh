@@ -235,11 +235,21 @@ start_service() {
   systemctl enable --quiet fleetward-agent.service
   if [ "$CHANGED" = yes ]; then
     systemctl restart fleetward-agent.service
-    say "running: fleetward-agent.service; how it does: $PREFIX/bin/fleetward-agent doctor --state-dir $STATE"
+    say "running: fleetward-agent.service"
   else
     systemctl start fleetward-agent.service
-    say "nothing was changed: all is as it should be"
+    say "nothing was changed; running: fleetward-agent.service"
   fi
+  look
+}
+
+# It runs, but may it reach its broker, for example? Nothing of that is a reason to stop it: it goes on trying.
+look() {
+  doctor="$PREFIX/bin/fleetward-agent doctor --state-dir $STATE"
+  trouble=$("$PREFIX/bin/fleetward-agent" doctor --state-dir "$STATE" </dev/null 2>/dev/null | sed -n 's/^FAIL/  FAIL/p')
+  if [ -z "$trouble" ]; then say "nothing wrong is found by: $doctor"; return; fi
+  say "$trouble"
+  say "it goes on trying; look again by: $doctor"
 }
 
 remove_old_versions() {
