@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,7 +99,8 @@ async def test_killed_in_the_middle_the_next_run_finishes(postgres_url: str, tmp
     try:
         await asyncio.wait_for(process.wait(), random.uniform(0.5, 2.0))
     except TimeoutError:
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended just now
+            os.kill(process.pid, signal.SIGKILL)
     await process.communicate()
     done = run_bootstrap(postgres_url, tmp_path)
     assert done.returncode == 0, done.stderr

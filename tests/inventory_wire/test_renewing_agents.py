@@ -58,7 +58,7 @@ class Agent:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(15)
+            self.process.wait(60)
             self.process = None
 
     async def age(self, days: float) -> None:
