@@ -22,6 +22,7 @@ from tests.space import place
 from tests.waiting import Deadline
 
 READY_SECONDS = 60.0
+STOP_SECONDS = 20.0
 _TRUST = ssl.create_default_context()
 """One for all requests: making one reads all the authorities of this machine, at each look of those who wait for something."""
 
@@ -67,7 +68,7 @@ class Installation:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            until(lambda: self.process.poll() is not None, STOP_SECONDS, "the end of it")  # type: ignore[union-attr]
 
     def pid(self, service: str) -> int:
         return int((self.data / "run" / f"{service}.pid").read_text().split()[0])

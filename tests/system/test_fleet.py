@@ -28,7 +28,7 @@ class Fleet:
 
     def tell(self, **request: Any) -> Any:
         command = [sys.executable, "-m", "edge_agent.simulator", "--state-dir", str(self.directory), "--tell", json.dumps(request)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         return json.loads(done.stdout)
 
     def configs_of(self, host: dict[str, Any]) -> set[str]:
@@ -59,7 +59,7 @@ def fleet(installation: Installation, host: dict[str, Any], tmp_path_factory: py
         yield Fleet(installation, directory, sorted(hosts, key=lambda h: str(h["id"])))
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_moving_and_relabelling_change_what_applies(fleet: Fleet) -> None:
@@ -127,6 +127,11 @@ def vanished(there: Installation, id: str) -> Any:
     return component if not component["present"] else None
 
 
+def told_of(there: Installation, position: int, id: str) -> list[str]:
+    """What events there are of a component; each comes after its row."""
+    return [event["op"] for event in there.get("events", after=position, kind="component")["items"] if event["id"] == id]
+
+
 def told(there: Installation, host: dict[str, Any]) -> set[str]:
     return {note["type"] for note in there.items("notifications", f'host = "{host["id"]}"')}
 
@@ -142,9 +147,8 @@ def test_a_new_disk_becomes_an_event_and_a_toast(fleet: Fleet, page: Page) -> No
         key = fleet.tell(op=f"add-{type_}", device=host["id"])["results"][0]["key"]
         component = until(partial(found, there, host, type_, key), 15, "the component")
         assert component["present"]
-        page.wait_for_selector(f"[role=status] >> text={host['name']}", timeout=10_000)
-        events = there.get("events", after=position, kind="component")["items"]
-        assert [event["op"] for event in events if event["id"] == component["id"]] == ["created"]
+        page.wait_for_selector(f"[role=status] >> text={host['name']}", timeout=60_000)
+        assert until(partial(told_of, there, position, component["id"]), 15, "the event") == ["created"]
         fleet.tell(op=f"remove-{type_}", device=host["id"], key=key)
         gone = until(partial(vanished, there, component["id"]), 15, "it to be reported gone")
         assert gone["last_seen"] >= gone["first_seen"]

@@ -165,20 +165,23 @@ def _file(n: int, content: int) -> dict[str, str]:
 
 
 async def kill_manager(site: Site, editor: Editor) -> tuple[int, list[str]]:
-    """Kill the managers process that has keys in its hands, in the midst of writing what it decided; its pid and these keys.
+    """Kill the managers process that has most keys in its hands, in the midst of writing what it decided; its pid and these keys.
 
-    A lock on what it writes keeps it there. Whoever waits for that lock has the keys leased."""
+    A lock on what it writes keeps it there. Whoever waits for that lock has the keys leased; both may, if they claimed at one moment."""
 
     async def stuck() -> dict[int, list[str]]:
         waiting = await site.count("pg_locks JOIN pg_stat_activity USING (pid) WHERE " + _WAITS)
         held = await replicated.in_hand(site.observer, "placement")
-        return held if waiting and len(held) == 1 else {}
+        return held if waiting >= len(held) else {}
 
     async with site.observer.transaction():
         await site.observer.execute("LOCK TABLE host_config IN EXCLUSIVE MODE")
         await editor.edit()
-        [(pid, keys)] = (await until(stuck, "a managers process to hold keys")).items()
+        held = await until(stuck, "a managers process to hold keys")
+        pid = max(held, key=lambda pid: len(held[pid]))
         await site.place.kill(site.name(pid))
+        # As it died: what it had nothing to write for, it may have ended since the look.
+        keys = (await replicated.in_hand(site.observer, "placement")).get(pid, [])
     return pid, keys
 
 

@@ -36,13 +36,13 @@ def devices(own: Installation, tmp_path: Path) -> Iterator[Path]:
         yield directory
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def shown(directory: Path) -> list[dict[str, Any]]:
     """What is on each device, as the simulator says."""
     command = [sys.executable, "-m", "edge_agent.simulator", "--state-dir", str(directory), "--tell", '{"op": "show", "device": "all"}']
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     found: list[dict[str, Any]] = json.loads(done.stdout)["results"]
     return found
 
@@ -74,7 +74,7 @@ def test_a_fleet_converges_to_the_backup(own: Installation, devices: Path, tmp_p
     first = shown(devices)[0]["device"]
     tell = {"op": "add-disk", "device": first}
     command = [sys.executable, "-m", "edge_agent.simulator", "--state-dir", str(devices), "--tell", json.dumps(tell)]
-    disk = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout)["results"][0]["key"]
+    disk = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)["results"][0]["key"]
     until(lambda: own.items("components", f'key = "{disk}"'), 20, "the new disk")
     ahead = own.get("events")["next"]
 
