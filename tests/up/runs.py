@@ -48,7 +48,7 @@ class Run:
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(signum)
-        return self.process.wait(30)
+        return self.process.wait(100)
 
 
 def gone(pid: int) -> bool:

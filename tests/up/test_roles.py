@@ -58,7 +58,7 @@ def listens(arguments: tuple[str, ...], environment: Mapping[str, str], out: Pat
     try:
         until(lambda: out.read_text().endswith("\n") or role.poll() is not None, 30, "it says nothing")
         role.terminate()
-        assert role.wait(15) == 0
+        assert role.wait(60) == 0
     finally:
         role.kill()
         role.wait()

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def test_next_up_right_after_everything_was_killed(ups: Ups) -> None:
     run = ups.start().until_ready()
     database_marker(run)
     for process in [run.process.pid, *run.children().values()]:
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended with the supervisor
+            os.kill(process, signal.SIGKILL)
     assert database_marker(ups.start().until_ready()) == "1"
 
 
@@ -149,7 +151,7 @@ def test_pid_files_that_name_strangers_harm_nobody(ups: Ups) -> None:
 
 def refused(run: Run) -> str:
     """The one line with which an `up` gave up, with exit code 2."""
-    assert run.process.wait(30) == 2, run.complaints
+    assert run.process.wait(100) == 2, run.complaints
     assert not run.lines
     [line] = run.complaints
     return line
@@ -211,6 +213,6 @@ def test_a_given_database_is_used(ups: Ups, postgres_url: str) -> None:
 def test_a_service_that_cannot_live_is_named(ups: Ups) -> None:
     """A service that keeps dying at the start: its name, its last words and its log; exit 1, and nothing is left running."""
     run = ups.start({"STAND_IN_BROKEN": "managers"})
-    assert run.process.wait(60) == 1
+    assert run.process.wait(150) == 1
     assert run.complaints == [f"fleetward: managers did not start: no such luck (more in {run.data / 'log' / 'managers.log'})"]
     assert not list((run.data / "run").glob("*.pid"))
