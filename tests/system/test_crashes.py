@@ -107,8 +107,7 @@ def test_nothing_is_lost_when_anything_is_killed(fragile: Installation) -> None:
         ask_on(intents, 3)
     children = until(lambda: all_running(fragile), 15, "all of them to run")
     os.kill(fragile.pid("supervisor"), signal.SIGKILL)
-    _, left = psutil.wait_procs(children, 15)
-    assert left == [], "no orphan may be left"
+    until(lambda: psutil.wait_procs(children, 0)[1] == [], 15, "all to end with it: no orphan may be left")
     fragile.start()
     ask_on(intents, 10)
     intents.enough.set()

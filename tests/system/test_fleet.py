@@ -179,10 +179,11 @@ def test_a_host_that_goes_is_shown_and_comes_back(fleet: Fleet) -> None:
 def test_components_of_this_machine_have_stable_keys(installation: Installation, host: dict[str, Any]) -> None:
     """A second scan finds the same components: none is made anew, none vanishes."""
     before = {(c["type"], c["key"]): c["id"] for c in installation.items("components", f'host = "{host["id"]}"')}
-    agent = installation.pid("agent")
+    agent, log = installation.pid("agent"), installation.data / "log" / "agent.log"
+    position, said = installation.get("events")["next"], log.stat().st_size
     os.kill(agent, 9)
     until(lambda: installation.pid("agent") != agent, 15, "the agent to be back")
-    position = installation.get("events")["next"]
+    until(lambda: b'"connected"' in log.read_bytes()[said:], 30, "it to be connected")
     until(lambda: installation.get(f"hosts/{host['id']}")["presence"] == "online", 15, "it to be online")
     until(lambda: installation.get("events")["next"] > position, 15, "something to be reported")
     after = {(c["type"], c["key"]): c["id"] for c in installation.items("components", f'host = "{host["id"]}" AND present = true')}
