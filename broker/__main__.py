@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m broker", description="Run the MQTT broker of an installation.")
+    parser = argparse.ArgumentParser(prog="fleetward broker", description="Run the MQTT broker of an installation.")
     parser.add_argument("--kind", choices=("embedded", "mosquitto"), default="embedded")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8883, help="0: chosen by the system")

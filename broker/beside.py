@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m broker follow", description="Keep a Mosquitto of your own up to date.")
+    parser = argparse.ArgumentParser(prog="fleetward broker follow", description="Keep a Mosquitto of your own up to date.")
     parser.add_argument("--broker", required=True, metavar="URL", help="where it listens: mqtts://HOST[:PORT]")
     parser.add_argument("--secrets", type=Path, required=True, help=f"holds ca.crt, ca.crl, {BROKER}.crt and {BROKER}.key")
     parser.add_argument("--data", type=Path, default=DATA, help="where the files of its configuration are [%(default)s]")

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m broker config", description="Print the configuration of a broker of your own.")
+    parser = argparse.ArgumentParser(prog="fleetward broker config", description="Print the configuration of a broker of your own.")
     parser.add_argument("kind", choices=("mosquitto", "emqx"))
     parser.add_argument("--secrets", type=Path, required=True, help="the directory that it will have broker.crt, broker.key and ca.crt in")
     parser.add_argument("--data", type=Path, default=DATA, help="where these files will be [%(default)s]")

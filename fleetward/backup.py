@@ -52,6 +52,8 @@ def back_up(place: Place, to: Path) -> Mapping[str, object]:
     if not (place.secrets / "ca.key").exists():
         raise BackupFailed(f"{place.secrets} has no ca.key: give the directory that holds the installation's secrets with --secrets")
     to = to.absolute()
+    if not to.parent.is_dir():
+        raise BackupFailed(f"{to.parent} is not there: make that directory, or give another file")
     with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as directory:
         dumped = Path(directory) / DATABASE
         said = _inventory(place, "dump", "--to", str(dumped))

@@ -52,12 +52,17 @@ class FieldError:
     pointer: str
     detail: str
 
+    @property
+    def text(self) -> str:
+        """Both; of a query parameter, whose detail begins with its name, that alone."""
+        return self.detail if self.detail.startswith(f"{self.pointer}: ") else f"{self.pointer}: {self.detail}"
+
 
 class ApiError(ClientError):
     """The server refused. `status` is HTTP's, `title` and `detail` the problem's, `errors` name the members."""
 
     def __init__(self, status: int, title: str, detail: str, errors: Sequence[FieldError] = (), retry_after: float | None = None) -> None:
-        super().__init__("; ".join(f"{one.pointer}: {one.detail}" for one in errors if one.pointer) or detail or title)
+        super().__init__("; ".join(one.text for one in errors if one.pointer) or detail or title)
         self.status = status
         self.title = title
         self.detail = detail
@@ -110,9 +115,12 @@ class Event:
 
     @property
     def actor(self) -> str:
-        """Who did it, by name."""
+        """Who did it, by name; a manager, whose name is its kind's, as one."""
         actor = self.body.get("actor")
-        return str(actor.get("name", "")) if isinstance(actor, dict) else str(actor or "")
+        if not isinstance(actor, dict):
+            return str(actor or "")
+        name = str(actor.get("name", ""))
+        return f"{name} manager" if actor.get("type") == "manager" else name
 
 
 @dataclass(frozen=True, slots=True)

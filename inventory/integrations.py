@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from inventory import account_log, certificates, revocation
 from inventory.access import checked_scope
@@ -42,16 +42,15 @@ RESERVED = ("svc-", "host-")
 SYSTEM = Actor.system()
 """Who makes those that no person asked for."""
 
+NAME_WORDS = "1 to 63 small letters, digits and ._-, with a letter or digit at both ends"
 Write = Literal["none", "signed", "unsigned"]
 
 
-class Request(BaseModel):
+class Request(Body):
     """The body of `POST /api/v1/integrations`. write: may it publish intents, and has it to sign them. scope: the filter of hosts that all
     of this is about; empty: every host."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", description=NAME_WORDS)]
     write: Write = "none"
     scope: str = ""
     csr: Annotated[str, Field(min_length=1, max_length=certificates.MAX_CSR_BYTES)]
@@ -260,13 +259,7 @@ def public_key(certificate: str) -> ec.EllipticCurvePublicKey:
 
 
 def _checked(request: Any) -> Request:
-    try:
-        asked = Request.model_validate(request)
-    except ValidationError as error:
-        problems = tuple(
-            Problem("".join(f"/{part}" for part in e["loc"]), e["msg"]) for e in error.errors(include_url=False, include_input=False)
-        )
-        raise Invalid("; ".join(f"{p.pointer}: {p.detail}" for p in problems), errors=problems) from None
+    asked = read(Request, request)
     if asked.name.startswith(RESERVED):
         detail = f"must not begin with {' or '.join(RESERVED)}"
         raise Invalid(f"name: {detail}", errors=(Problem("/name", detail),))

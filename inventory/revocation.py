@@ -72,14 +72,15 @@ async def take_back(connection: Connection, db: Database, serials: Sequence[str]
 
 
 def _refuse(ref: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    owners = {(row["unit"], row["name"]) for row in rows}
+    # One that was given a scope has certificates of both classes.
+    owners = {(INTEGRATION if row["unit"] == INTEGRATION_SCOPED else row["unit"], row["name"]) for row in rows}
     if not owners:
         raise NotFound(f"there is no certificate with the serial {ref[:64]!r}, and nobody of that name has one that lasts")
     if len(owners) > 1:
         named = ", ".join(sorted(f"{unit} {name}" for unit, name in owners))
         raise Conflict(f"{ref} is the name of several ({named}): say which certificate by its serial")
     [(unit, name)] = owners
-    if unit.startswith(INTEGRATION):
+    if unit == INTEGRATION:
         raise Conflict(f"it is the certificate of the integration {name}, which is nothing without it: delete the integration")
 
 

@@ -26,7 +26,7 @@ def main() -> int:
     try:
         asyncio.run(service.run(Settings.read(os.environ), _ready))
     except (AuthorityError, ValueError, OSError) as error:
-        logging.getLogger("managers").error("can't go on", extra={"error": str(error)}, exc_info=error)
+        logging.getLogger("managers").error("can't go on", extra={"error": str(error)})
         print(f"managers: {error}", file=sys.stderr)
         return ENVIRONMENT_WRONG
     return 0

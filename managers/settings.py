@@ -31,7 +31,9 @@ class Settings:
         """Raises ValueError naming the variable that is missing or wrong."""
         database = environment.get("FLEETWARD_DATABASE", "")
         if not database:
-            raise ValueError("say where the database is: FLEETWARD_DATABASE, such as postgresql://fleetward@localhost/fleetward")
+            raise ValueError(
+                "say where the database is: FLEETWARD_DATABASE (or fleetward managers --database), such as postgresql://fleetward@localhost/fleetward"
+            )
         return cls(
             database=database,
             secrets=Path(environment.get("FLEETWARD_SECRETS", "secrets")),

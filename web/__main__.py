@@ -61,7 +61,9 @@ def settings_from(options: argparse.Namespace, environment: Mapping[str, str]) -
     """Raises Misconfigured."""
     database = environment.get("FLEETWARD_DATABASE")
     if not database:
-        raise Misconfigured("set FLEETWARD_DATABASE to the database's URL, such as postgresql://user@host/fleetward")
+        raise Misconfigured(
+            "say where the database is: FLEETWARD_DATABASE (or fleetward web --database), such as postgresql://fleetward@localhost/fleetward"
+        )
     if not database.startswith(("postgres://", "postgresql://")):
         raise Misconfigured("FLEETWARD_DATABASE must begin with postgresql://")
     if not options.tls and not _loopback(options.host):

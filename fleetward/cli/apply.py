@@ -32,7 +32,15 @@ _UNINTERESTING = (
     "pending",
 )
 
-files_option = click.option("-f", "--filename", "places", multiple=True, required=True, metavar="FILE|DIR|-", help="Repeatable.")
+files_option = click.option(
+    "-f",
+    "--filename",
+    "places",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR|-",
+    help="YAML documents: a file, all files of a directory, or standard input; repeatable.",
+)
 
 
 @click.command()

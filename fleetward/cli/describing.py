@@ -34,7 +34,7 @@ def _fields(values: Mapping[str, Any], now: datetime, indent: str = "") -> list[
     width = max((len(name) for name in values), default=0) + 1
     lines = []
     for name, value in values.items():
-        if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        if (isinstance(value, list) and any(isinstance(one, Mapping) for one in value)) or (isinstance(value, Mapping) and value):
             lines += [f"{indent}{name}:", *(f"{indent}  {line}" for line in render.to_yaml(value).splitlines())]
         else:
             lines.append(f"{indent}{name + ':':<{width}} {_shown(name, value, now)}")

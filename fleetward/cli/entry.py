@@ -85,6 +85,14 @@ def _give_up(ctx: click.Context, text: str, code: Exit) -> None:
     ctx.exit(int(code))
 
 
+def _told_whole(command: click.Command) -> None:
+    """Lists of commands wrap the first sentence of each; click would cut it off at the width of the terminal."""
+    text = " ".join((command.help or "").split("\n\n")[0].split())
+    command.short_help = text.split(". ")[0].removesuffix(".") + "."
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        _told_whole(each)
+
+
 @click.group(cls=Fleetward, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--server", envvar="FLEETWARD_SERVER", metavar="URL", help="The server; else the local `fleetward up`.")
 @click.option("--token", envvar="FLEETWARD_TOKEN", metavar="TOKEN", help="Who you are to it.")
@@ -95,6 +103,7 @@ def cli(server: str | None, token: str | None, ca: str | None) -> None:
 
 
 for _command in COMMANDS:
+    _told_whole(_command)
     cli.add_command(_command)
 
 

@@ -40,5 +40,7 @@ def words_for(error: ClientError) -> str:
     match error:
         case ApiError(status=401):
             return f"not signed in: {error} (give --token, or FLEETWARD_TOKEN)"
+        case Conflict(detail=str(detail)) if detail:
+            return detail  # says which, where the member's own text is that it "is taken"
         case _:
             return str(error)

@@ -52,11 +52,15 @@ def cell(column: str, value: Any, now: datetime) -> str:
         case str() if column.endswith("_at") or column.rpartition(".")[2] in ("last_seen", "first_seen", "since"):
             return age(value, now)
         case Mapping():
-            return _cut(",".join(f"{key}={inner}" for key, inner in value.items()))
+            return _cut(",".join(f"{key}={_inner(inner)}" for key, inner in value.items()))
         case list() | tuple():
             return _cut(",".join(str(inner) for inner in value))
         case _:
             return _cut(str(value))
+
+
+def _inner(value: Any) -> str:
+    return str(value) if not isinstance(value, list | tuple | Mapping) else json.dumps(value)
 
 
 def _cut(text: str) -> str:

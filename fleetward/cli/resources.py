@@ -108,7 +108,7 @@ def _or_nothing(session: Session, kind: Kind, resource: Resource) -> Json:
 @click.argument("kind")
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field's value, written as in YAML; repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; repeatable.")
 @click.option("--title", help="Free text for people.")
 @dry_run_option
 @format_option

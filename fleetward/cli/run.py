@@ -22,7 +22,9 @@ from fleetward.services import modules
     type=click.Path(file_okay=False, path_type=Path),
     help="[default: /var/lib/fleetward for root, else ~/.local/share/fleetward]",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; anything but loopback turns HTTPS on.")
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Where to listen; anything but loopback turns HTTPS on."
+)
 @click.option(
     "--http-port", type=click.IntRange(1, 65535), default=settings.DEFAULT_HTTP_PORT, show_default=True, help="Of API and dashboard."
 )
@@ -93,8 +95,8 @@ class _RunsByDefault(click.Group):
     """`fleetward broker --host …` is `fleetward broker run --host …`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        wanted = args[:1] and (args[0] in self.commands or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if wanted else ["run", *args])
+        runs = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        return super().parse_args(ctx, ["run", *args] if runs else args)
 
 
 @click.group(cls=_RunsByDefault)

@@ -149,7 +149,7 @@ def set_scope(session: Session, name: str, scope: str, output: str) -> None:
     show_done(found, f"is about {scope or 'all hosts'} now", output)
     if found["serial"] != known["serial"]:
         talk(f"its certificate was replaced; fetch the new one: fleetward integration renew {name} --out DIR")
-    talk("what it has a copy of it should list again: what this change moved is in no event")
+    talk("where it keeps a copy it should list again: no event tells what this moved")
 
 
 @integration.command(name="delete")

@@ -92,7 +92,7 @@ def same(value: Any, wanted: str) -> bool:
 @click.argument("resource", metavar="KIND/NAME")
 @click.argument("name", required=False, metavar="")
 @click.option("--for", "for_", required=True, metavar="current|deleted|FIELD=VALUE", help="What to wait for.")
-@click.option("--timeout", default="60s", show_default=True, help="Such as 90s or 5m.")
+@click.option("--timeout", metavar="DURATION", default="60s", show_default=True, help="For so long at the most, such as 90s or 5m.")
 @connected
 def wait(session: Session, resource: str, name: str | None, for_: str, timeout: str) -> None:
     """Wait until KIND/NAME is as asked for. Exit 5 when time is up, 1 when it halted."""

@@ -141,7 +141,8 @@ def test_conflicts_have_their_own_code(fleet: Fleet) -> None:
     """A name that is taken, and a delete of what is in use: exit 4, naming the user."""
     ok(fleet("create", "region", "used"))
     site(fleet, "user-of-it", "--set", "region=used")
-    assert fleet("create", "region", "used").exit_code == 4
+    taken = fleet("create", "region", "used")
+    assert (taken.exit_code, taken.stderr) == (4, "fleetward: there is a region named used already\n")
     refused = fleet("delete", "region", "used")
     assert refused.exit_code == 4
     assert "user-of-it" in refused.stderr
@@ -324,6 +325,8 @@ def test_integration_scope_says_what_it_takes(fleet: Fleet, tmp_path: Path) -> N
     assert "renew" not in fleet("integration", "scope", "narrow", "labels.line = 5").stderr
     for name, scope, code in (("narrow", "presence = online", 1), ("nobody", "", 3)):
         assert fleet("integration", "scope", name, scope).exit_code == code
+    assert "delete the integration" in fleet("certificate", "revoke", "narrow").stderr, "one of both classes is one integration"
+    assert "1 to 63 small letters" in fleet("integration", "create", "N A", "--out", out).stderr
 
 
 def test_what_was_let_in_is_taken_back(fleet: Fleet, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from fleetward.cli.entry import COMMANDS
+from click.testing import CliRunner
+
+from fleetward.cli.entry import COMMANDS, cli
 from fleetward.cli.reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +14,13 @@ ROOT = Path(__file__).parents[2]
 def test_the_reference_is_up_to_date() -> None:
     """Regenerate with `python -m fleetward.cli.reference > docs/cli.md`."""
     assert (ROOT / "docs" / "cli.md").read_text() == reference()
+
+
+def test_lists_of_commands_cut_no_sentence_off() -> None:
+    """The first sentence of each command stands there whole, however narrow the terminal."""
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    assert "..." not in shown.partition("Commands:")[2]
+    assert "why it is as it\n               is, its last changes." in shown
 
 
 def test_every_option_is_explained() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from fleetward.cli import events, render
+from fleetward.cli import describing, events, render
 from fleetward.cli.apply import comparable, in_order, to_set
 from fleetward.cli.configuration import from_file
 from fleetward.cli.documents import Document
-from fleetward.cli.exits import CommandError
+from fleetward.cli.exits import CommandError, words_for
 from fleetward.cli.resources import merge_patch, order_by
 from fleetward.cli.wait import condition, is_current, seconds
-from fleetward.client import Event, Kind
+from fleetward.client import ApiError, Conflict, Event, FieldError, Kind
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 
@@ -161,6 +161,29 @@ def test_configuration_file(tmp_path: Any) -> None:
         file.write_text(text)
         with pytest.raises(CommandError, match=words):
             from_file(file)
+
+
+@pytest.mark.parametrize(
+    ("status", "pointer", "detail", "said"),
+    [
+        (409, "/name", "is taken", "there is a site named x already"),
+        (422, "/timezone", "is no zone", "/timezone: is no zone"),
+        (400, "since", "since: must be a time", "since: must be a time"),
+    ],
+)
+def test_a_refusal_says_which_and_why_once(status: int, pointer: str, detail: str, said: str) -> None:
+    """Of a conflict what it is with; of a member where it is, with its name once."""
+    kind = Conflict if status == 409 else ApiError
+    assert words_for(kind(status, "Refused", "there is a site named x already", [FieldError(pointer, detail)])) == said
+
+
+def test_what_is_nested_is_described_whole() -> None:
+    """As YAML below its name, not cut off in its line; a manager is called one."""
+    kind = Kind("host", "hosts", "host", "", "", (), (), ())
+    body = {"at": ago(seconds=5), "actor": {"type": "manager", "name": "host"}}
+    told = list(describing.description(kind, {"policy": {"roots": ["/srv"]}}, {}, [Event(7, "host", "h", "updated", {}, body)], NOW))
+    assert told[:3] == ["policy:", "  roots:", "  - /srv"]
+    assert "host manager" in told[-1]
 
 
 @pytest.mark.parametrize(("more", "shown"), [({}, "created"), ({"scope": "entered"}, "entered")])

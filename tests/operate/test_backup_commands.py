@@ -100,6 +100,9 @@ def test_what_can_not_be_backed_up_is_said(home: Path) -> None:
     assert "give both" in refused("backup", file, "--database", "postgresql://x/y")
     assert "ca.key" in refused("backup", file, "--database", "postgresql://x/y", "--secrets", str(home))
     assert list(home.iterdir()) == []
+    (home / "ca.key").touch()
+    with pytest.raises(backup.BackupFailed, match="make that directory"):
+        backup.back_up(backup.Place("postgresql://x/y", home), home / "nowhere" / "b")
 
 
 def test_up_does_not_start_on_half_an_exchange(home: Path) -> None:

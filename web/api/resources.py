@@ -130,7 +130,8 @@ async def verb_resource(kind: Kind, ref: str, verb: str) -> Response:
     """`retry` is the one that there is; a kind says which it has."""
     dry_run: bool = _query(WRITE)["dry_run"]
     if verb not in kind.verbs:
-        raise NotFound(f"{kind.collection} have no verb {verb[:64]!r}; they have {', '.join(kind.verbs) or 'none'}")
+        told = f"they have {', '.join(kind.verbs)}" if kind.verbs else "they have none"
+        raise NotFound(f"{kind.collection} have no verb {verb[:64]!r}: {told}")
     wanted = params.if_match(request.headers.get("If-Match"))
     key = params.idempotency_key(request.headers.get("Idempotency-Key"))
     given = await read_object(may_be_empty=True)
