@@ -94,7 +94,8 @@ def device(web_url: str, tmp_path: Path) -> Iterator[Device]:
     strays.mkdir()
     for name in ("odd-x!y-py3-none-any.whl", "numpy-2.0-cp311-cp311-manylinux_2_17_riscv64.whl"):
         (strays / name).write_bytes(b"nobody needs it")
-    with running(web_url, address, secrets=secrets, tls=True, wheels=strays) as site:
+    nobody = ("localhost", 9)  # a broker there is not
+    with running(web_url, address, secrets=secrets, tls=True, wheels=strays, mqtt=nobody) as site:
         yield Device(home, site, secrets / "ca.crt")
 
 
