@@ -138,6 +138,17 @@ def test_whatever_it_is_filled_with_is_one_word() -> None:
     assert build([wheel]) != build([Wheel(wheel.name, b"y")])
 
 
+def test_what_comes_for_another_machine_is_no_other_build() -> None:
+    """A device installs anew what is another build, and only wheels that may go onto it make one."""
+    mine = [Wheel(name, b"1") for name in ("a-1-py3-none-any.whl", "b-1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl")]
+    others = [
+        Wheel(f"b-1-cp311-cp311-{platform}.whl", b"2") for platform in ("manylinux2014_aarch64", "musllinux_1_2_aarch64", "linux_armv7l")
+    ]
+    assert [wheel.tag.machine for wheel in mine + others] == ["", "x86_64", "aarch64", "aarch64", "armv7l"]
+    assert build([*mine, *others], "x86_64") == build(mine, "x86_64") != build([*mine, Wheel(mine[1].name, b"3")], "x86_64")
+    assert build([*mine, *others], "aarch64") != build([*mine, others[0]], "aarch64") and build([*mine, *others]) != build(mine)
+
+
 def test_an_unknown_query_is_refused(site_with_ca: Site) -> None:
     """A token in the address would be in somebody's log."""
     with site_with_ca.client(None) as client:

@@ -47,6 +47,7 @@ class Device:
     home: Path
     site: Site
     ca: Path
+    wheels: Path
 
     def run(self, *options: str, script: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
         """`curl … | sh -s -- OPTIONS`, as the page has it; `more`: in the environment."""
@@ -96,7 +97,7 @@ def device(web_url: str, tmp_path: Path) -> Iterator[Device]:
         (strays / name).write_bytes(b"nobody needs it")
     nobody = ("localhost", 9)  # a broker there is not
     with running(web_url, address, secrets=secrets, tls=True, wheels=strays, mqtt=nobody) as site:
-        yield Device(home, site, secrets / "ca.crt")
+        yield Device(home, site, secrets / "ca.crt", strays)
 
 
 def test_from_nothing_to_a_running_device_and_back(device: Device) -> None:
@@ -121,6 +122,7 @@ def test_from_nothing_to_a_running_device_and_back(device: Device) -> None:
     assert f"{PREFIX}/" in unit and f"--state-dir {STATE}" in unit
     assert device.asked_of_systemd() == ["daemon-reload", "enable --quiet fleetward-agent.service", "restart fleetward-agent.service"]
 
+    (device.wheels / "cffi-1.0-cp311-cp311-linux_riscv64.whl").write_bytes(b"for another machine")
     again = device.run("--token", token)
     assert again.returncode == 0 and "as it is" in again.stderr and f"leave it enrolled as {me['device']}" in again.stderr
     assert "leave fleetward-agent.service running" in again.stderr and "nothing was changed" in again.stderr

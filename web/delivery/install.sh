@@ -89,6 +89,13 @@ member() { sed -n "s/.*\"$1\": *\"\\([^\"]*\\)\".*/\\1/p" "$STATE/identity.json"
 
 enrolled() { [ -f "$STATE/identity.json" ]; }
 
+# What comes for other kinds of machines makes no other build of this one's.
+choose_build() {
+  for each in $BUILDS; do
+    case $each in "$(uname -m)"=*) BUILD=${each#*=} ;; esac
+  done
+}
+
 installed() { [ -f "$PREFIX/$MARK" ] && [ "$(cat "$PREFIX/$MARK")" = "$BUILD $PYTHON" ] && [ -x "$PREFIX/bin/fleetward-agent" ]; }
 
 runs() { has_systemd && [ -f "$UNIT" ] && systemctl is-active --quiet fleetward-agent.service; }
@@ -301,6 +308,7 @@ main() {
     return
   fi
   find_python
+  choose_build
   check_enrollment
   umask 022
   TEMP=$(mktemp -d)

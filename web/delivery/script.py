@@ -49,6 +49,7 @@ def render(server: Server, wheels: Sequence[Wheel]) -> str:
         "CA_LINE": "".join(server.ca_pem.splitlines()[1:2]),
         "VERSION": agent.name.split("-")[1],
         "BUILD": build(wheels),
+        "BUILDS": " ".join(f"{machine}={build(wheels, machine)}" for machine in sorted({wheel.tag.machine for wheel in wheels} - {""})),
         "SERVER_PYTHON": f"{sys.version_info.major}.{sys.version_info.minor}",
         "WHEEL_PLATFORMS": "; ".join(platforms(wheel.tag for wheel in wheels)),
         "NEEDED": " ".join(NEEDED),
@@ -61,6 +62,7 @@ def render(server: Server, wheels: Sequence[Wheel]) -> str:
     return f"{_FIRST_LINES}\n{assignments}\n{body}"
 
 
-def build(wheels: Iterable[Wheel]) -> str:
-    """Another one for whatever else is installed."""
-    return sha256("\n".join(sorted(f"{wheel.name} {wheel.sha256}" for wheel in wheels)).encode()).hexdigest()
+def build(wheels: Iterable[Wheel], machine: str | None = None) -> str:
+    """Another one for whatever else is installed; with a machine, on that one alone: what comes for another kind is no news to it."""
+    there = [wheel for wheel in wheels if machine is None or wheel.tag.anywhere or wheel.tag.machine == machine]
+    return sha256("\n".join(sorted(f"{wheel.name} {wheel.sha256}" for wheel in there)).encode()).hexdigest()

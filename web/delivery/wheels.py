@@ -54,6 +54,12 @@ class Tag:
     def anywhere(self) -> bool:
         return self.platform == "any"
 
+    @property
+    def machine(self) -> str:
+        """As `uname -m` says it, such as aarch64; empty where there is none in it."""
+        found = re.search(r"linux[0-9_]*_([a-z]\w*)", self.platform)
+        return found[1] if found else ""
+
 
 @dataclass(frozen=True)
 class Wheel:
