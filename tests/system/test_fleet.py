@@ -16,6 +16,8 @@ from playwright.sync_api import Page, sync_playwright
 from tests.system.conftest import Installation, until
 
 COUNT = 4
+BROWSER_MS = 100_000
+"""For a step of the browser, in wall time: it only ends what will never come."""
 
 
 @dataclass(slots=True)
@@ -107,8 +109,9 @@ def page(installation: Installation) -> Iterator[Page]:
     password = said[said.index("sign-in: admin ") + len("sign-in: admin ") :].split()[0]
     arguments = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments, timeout=BROWSER_MS)
         page = browser.new_page()
+        page.set_default_timeout(BROWSER_MS)
         page.goto(installation.url + "/login")
         page.fill("[name=username]", "admin")
         page.fill("[name=password]", password)
@@ -147,7 +150,7 @@ def test_a_new_disk_becomes_an_event_and_a_toast(fleet: Fleet, page: Page) -> No
         key = fleet.tell(op=f"add-{type_}", device=host["id"])["results"][0]["key"]
         component = until(partial(found, there, host, type_, key), 15, "the component")
         assert component["present"]
-        page.wait_for_selector(f"[role=status] >> text={host['name']}", timeout=60_000)
+        page.wait_for_selector(f"[role=status] >> text={host['name']}")
         assert until(partial(told_of, there, position, component["id"]), 15, "the event") == ["created"]
         fleet.tell(op=f"remove-{type_}", device=host["id"], key=key)
         gone = until(partial(vanished, there, component["id"]), 15, "it to be reported gone")
