@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from inventory import second_factor
 from tests.pages.conftest import Complaints, Fleet, Open
+from tests.pages.seed import ADMIN
 from tests.pages.test_pages_render import LOOKS, UNREADABLE
 from tests.waiting import Stopwatch
 
@@ -97,6 +98,20 @@ def test_a_second_factor_from_the_picture_to_the_sign_in(page: Page, contexts: O
     assert "9 recovery codes left" in again.locator("#second-factor").inner_text()
 
 
+def who_moves_is_told_as_moving(theirs: Page, fleet: Fleet) -> None:
+    """An edit of its labels brings a host with an alert into the scope, and takes it out: a line each, and at the bell, and no toast."""
+    theirs.goto("/events")
+    theirs.locator("#live[data-state=live]").wait_for()
+    bell, newest = theirs.locator("#unread"), theirs.locator("#events .line").first
+    before = int(bell.text_content() or "0")
+    for line, said, unread in (("4", "came into your scope", before + 1), ("3", "left your scope", before)):
+        fleet.run(fleet.at.store.patch("host", fleet.made.hosts["camera-2"], {"labels": {"line": line}}, ADMIN))
+        expect(newest).to_contain_text(said)
+        expect(newest).to_contain_text("by admin")
+        expect(bell).to_have_text(str(unread))
+    assert theirs.locator(".toast").count() == 0
+
+
 def test_a_scope_shows_its_hosts_while_it_is_typed(page: Page, contexts: Open, fleet: Fleet, tmp_path: Path) -> None:
     """How many and the first of them, or what is wrong with it; and whoever has it sees these hosts and no button that is not theirs."""
     page.goto("/access")
@@ -121,6 +136,7 @@ def test_a_scope_shows_its_hosts_while_it_is_typed(page: Page, contexts: Open, f
     theirs.goto("/enroll")
     theirs.get_by_text("somebody else makes them").wait_for()
     theirs.screenshot(path=tmp_path / "enroll.png", full_page=True)
+    who_moves_is_told_as_moving(theirs, fleet)
 
 
 def test_a_page_that_is_open_ends_with_its_session(page: Page, contexts: Open, fleet: Fleet, complaints: Complaints) -> None:
