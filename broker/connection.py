@@ -105,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.first: asyncio.Future[Connect] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
+        self._socket: asyncio.BaseTransport | None = None
         self._peer = ("?", 0)
         self._framer = Framer(limits.connect_bytes)
         self._state = _State.NEW
@@ -147,6 +148,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        tls = getattr(transport, "_ssl_protocol", None)
+        self._socket = transport if tls is None else tls._transport
         if name := transport.get_extra_info("peername"):
             self._peer = (str(name[0]), int(name[1]))
 
@@ -199,10 +202,17 @@ class Connection(asyncio.Protocol):
             self._out.end()
         # TLS and its buffers, 60 KiB a connection, go now, and not with the session, which may have its Will to send first.
         self._out = self._transport = None
+        self._untie()
         if self._state is _State.OPEN and self._framer.more:
             self._line_up()  # what came before the end counts
         else:
             self._end()
+
+    def _untie(self) -> None:
+        """asyncio's transport of a socket holds a method of its own: with the socket a knot of 23 objects, which only a collection of all
+        the broker's objects would undo."""
+        setattr(self._socket, "_read_ready_cb", None)  # noqa: B010 - an attribute that type stubs don't know
+        self._socket = None
 
     def _end(self) -> None:
         before, self._state = self._state, _State.CLOSED

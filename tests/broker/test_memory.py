@@ -13,7 +13,7 @@ T = Topics()
 
 
 async def test_an_ended_connection_leaves_nothing_to_collect(broker: EmbeddedBroker, wire: Callable[..., Wire]) -> None:
-    """Cut or left, its TLS, its session and our own connection are gone at once, though amqtt ties them into a knot."""
+    """Cut or left, its socket, its TLS, its session and our own connection are gone at once, though amqtt ties them into a knot."""
     gc.collect()
     gc.disable()
     try:
@@ -24,9 +24,10 @@ async def test_an_ended_connection_leaves_nothing_to_collect(broker: EmbeddedBro
             await made.subscribe(T.downlinks("host-a"))
             connection: Any = broker.guard._clients["host-a"]
             link: Any = broker._broker._links["host-a"]
-            tied = (connection, connection._transport._ssl_protocol, link.session, link.session.transitions, link.handler)
+            tls = connection._transport._ssl_protocol
+            tied = (connection, tls, tls._transport, link.session, link.session.transitions, link.handler)
             left += [weakref.ref(each) for each in tied]
-            del connection, link, tied
+            del connection, tls, link, tied
             await getattr(made, end)()
             await until(lambda: "host-a" not in broker.guard._clients)
         await until(lambda: not [each() for each in left if each() is not None])
