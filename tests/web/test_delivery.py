@@ -117,6 +117,8 @@ def test_the_script_pins_the_ca(site_with_ca: Site, tmp_path: Path) -> None:
     assert f"CA_FINGERPRINT={authority.ca_fingerprint}\n" in answer.text and authority.ca_pem in answer.text
     assert f"SERVER={site_with_ca.url}\n" in answer.text
     assert subprocess.run(["sh", "-n"], input=answer.text, text=True).returncode == 0
+    shown = subprocess.run(["sh", "-s", "--", "--help"], input=answer.text, text=True, capture_output=True)
+    assert shown.returncode == 0 and f"{site_with_ca.url}/enroll has it to copy" in shown.stdout, "a bare curl would not trust this server"
 
 
 @pytest.mark.parametrize("host", ["x;reboot", "$(reboot)", "a b", "evil.example/`id`", "x'", 'x"', "a\\b", "user@x", "x?y"])

@@ -17,7 +17,7 @@ usage() {
   cat <<END
 Makes this machine a device of the fleet at $SERVER.
 
-  curl -fsSL $SERVER/install.sh | sh -s -- --token TOKEN
+  sh install.sh --token TOKEN     or in one line, with the server's key pinned: $SERVER/enroll has it to copy
 
   --token TOKEN     an enrollment token; or in FLEETWARD_ENROLLMENT_TOKEN
   --dry-run         say what would be done, and do nothing
