@@ -87,6 +87,7 @@ def test_no_page_is_left_out(fleet: Fleet) -> None:
     spoken |= {"/enroll/waiting/<ref>": "/enroll", "/hosts/<ref>": None, "/hosts/rows": "/hosts", "/hosts.csv": None}
     nothing |= {"/account", "/password", "/access", "/access/sessions", "/access/users/<ref>"}
     nothing |= {"/access/programs", "/access/programs/<any(tokens, integrations, certificates):what>/<ref>"}
+    nothing |= {"/access/programs/integrations/<ref>/scope"}
     app = create_app(Settings(database=fleet.site.database))
     rules = [rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())]
     pages = {rule.rule.rstrip("/") or "/" for rule in rules if app.view_functions[rule.endpoint].__module__.startswith("web.pages")}
