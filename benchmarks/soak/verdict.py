@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.soak.sample import Sample
+from broker.heap import EVERY_S
 
 WARMING_S = 900.0
 """Caches fill, pools open, the database's tables find their working size."""
@@ -110,6 +111,8 @@ def restarted(samples: Iterable[Sample]) -> list[str]:
 
 
 def _finding(subject: str, measure: str, series: Series, changes: float) -> Finding:
+    if measure == "pss_mib":
+        series = _kept(series)
     median = statistics.median(value for _, value in series)
     growth = slope(series) * (series[-1][0] - series[0][0])
     tolerance = TOLERANCES[measure]
@@ -119,6 +122,14 @@ def _finding(subject: str, measure: str, series: Series, changes: float) -> Find
         allowed = changes * (meant.rows if measure == "rows" else meant.size / 2**20)
         return Finding(subject, measure, median, growth, flat + allowed, meant.why)
     return Finding(subject, measure, median, growth, flat, tolerance.why)
+
+
+def _kept(series: Series) -> Series:
+    """The least of each time between two trims (`broker.heap`): until the next one, what is freed stays with its process."""
+    least: dict[int, tuple[float, float]] = {}
+    for at, value in series:
+        least[int(at // EVERY_S)] = min((at, value), least.get(int(at // EVERY_S), (at, value)), key=lambda each: each[1])
+    return list(least.values())
 
 
 def _meant(subject: str, measure: str) -> Meant | None:
