@@ -58,6 +58,7 @@ GONE = (
     asyncpg.DiskFullError,
     asyncpg.PostgresIOError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby that is not promoted yet
+    asyncpg.FeatureNotSupportedError,  # likewise, asked for an unlogged table
 )
 """What asyncpg raises when the database is away, starting, stopping, full up or not to be written: none of it is the fault of who asks."""
 

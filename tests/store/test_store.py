@@ -261,9 +261,9 @@ async def test_a_database_out_of_reach_says_so(admin: Actor, ports: Any) -> None
         await store.get("region", "north")
 
 
-@pytest.mark.parametrize("state", ["53100", "58030", "25006"])
+@pytest.mark.parametrize("state", ["53100", "58030", "25006", "0A000"])
 async def test_a_database_that_cannot_write_is_away(db: Database, state: str) -> None:
-    """A full disk, a failing one, a standby not yet promoted: whoever asked is not to blame, and no message is set aside for it."""
+    """A full disk, a failing one, a standby not yet promoted, for its unlogged tables too: whoever asked is not to blame, and no message is set aside for it."""
     with pytest.raises(Unavailable):
         async with db.transaction() as tx:
             await tx.raw.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
