@@ -263,7 +263,7 @@ async def test_a_database_out_of_reach_says_so(admin: Actor, ports: Any) -> None
 
 @pytest.mark.parametrize("state", ["53100", "58030", "25006", "0A000"])
 async def test_a_database_that_cannot_write_is_away(db: Database, state: str) -> None:
-    """A full disk, a failing one, a standby not yet promoted and its unlogged tables: not whoever asked is to blame, no message is set aside."""
+    """A full disk, a failing one, a standby not yet promoted and its unlogged tables: nobody is to blame, and no message is set aside."""
     with pytest.raises(Unavailable):
         async with db.transaction() as tx:
             await tx.raw.execute(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
