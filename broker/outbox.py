@@ -68,11 +68,18 @@ class Outbox:
 
     def flush(self) -> None:
         packets, self._packets, self._size, self._scheduled = self._packets, [], 0, False
-        data = memoryview(b"".join(packets))
-        for start in range(0, len(data), RECORD):
-            if not self._transport.is_closing():
-                self._transport.write(data[start : start + RECORD])
+        if packets and not self._transport.is_closing():
+            self._send(b"".join(packets))
         self._let_go_if_emptied()
+
+    def _send(self, data: bytes) -> None:
+        if len(data) <= RECORD:
+            self._transport.write(data)
+            return
+        rest = memoryview(data)
+        while rest and not self._transport.is_closing():
+            self._transport.write(rest[:RECORD])
+            rest = rest[RECORD:]
 
     def acknowledged(self) -> None:
         """One of the QoS 1 messages has arrived."""
