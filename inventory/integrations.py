@@ -212,8 +212,7 @@ def _refuse_other(row: Mapping[str, Any], key: ec.EllipticCurvePublicKey, asked:
 async def get(db: Database, name: str) -> dict[str, Any]:
     """One, as `list_all` has it. Raises NotFound, Unavailable."""
     async with db.acquire() as connection:
-        sql = "SELECT name, write, scope, certificate, created_at FROM integrations WHERE name = $1"
-        row = await connection.fetchrow(sql, name) if "\0" not in name else None
+        row = await connection.fetchrow(SQL["find_integration"], name) if "\0" not in name else None
     if row is None:
         raise _unknown(name)
     return _listed(dict(row))

@@ -997,7 +997,7 @@ UPDATE ingest_lease SET subscribed_since = CASE WHEN $3 THEN now() END WHERE own
 
 -- name: find_integration
 -- $1 name
-SELECT id, name, write, scope, certificate FROM integrations WHERE name = $1;
+SELECT id, name, write, scope, certificate, created_at FROM integrations WHERE name = $1;
 
 -- name: lock_integration
 -- $1 name
