@@ -10,6 +10,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from benchmarks.soak.sample import Sample
 from broker.heap import EVERY_S
@@ -126,10 +127,8 @@ def _finding(subject: str, measure: str, series: Series, changes: float) -> Find
 
 def _kept(series: Series) -> Series:
     """The least of each time between two trims (`broker.heap`): until the next one, what is freed stays with its process."""
-    least: dict[int, tuple[float, float]] = {}
-    for at, value in series:
-        least[int(at // EVERY_S)] = min((at, value), least.get(int(at // EVERY_S), (at, value)), key=lambda each: each[1])
-    return list(least.values())
+    between = groupby(series, key=lambda point: point[0] // EVERY_S)
+    return [min(points, key=lambda point: point[1]) for _, points in between]
 
 
 def _meant(subject: str, measure: str) -> Meant | None:
