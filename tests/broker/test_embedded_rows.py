@@ -324,6 +324,16 @@ class TestIndexOfFilters:
         assert looked_at[0] == looked_at[1]
 
 
+async def unread(wire: Make) -> tuple[Wire, Wire]:
+    """An Inventory that has subscribed and reads nothing, and a device."""
+    ingest, device = wire("svc-inventory", Class.SERVICE), wire("host-a")
+    await ingest.connect("i")
+    await ingest.subscribe(T.uplinks())
+    ingest.pause()
+    await device.connect("host-a")
+    return ingest, device
+
+
 class TestSlowReader:
     @pytest.fixture
     def limits(self) -> Limits:
@@ -350,11 +360,7 @@ class TestSlowReader:
 
     async def test_a_service_that_never_reads_again_is_cut(self, wire: Make, broker: EmbeddedBroker) -> None:
         """After `stalled_s` the publishers are let go and the service is cut."""
-        ingest, device = wire("svc-inventory", Class.SERVICE), wire("host-a")
-        await ingest.connect("i")
-        await ingest.subscribe(T.uplinks())
-        ingest.pause()
-        await device.connect("host-a")
+        _, device = await unread(wire)
         for n in range(150):
             device.send(publish(up("host-a"), b"x" * 100_000, packet_id=n + 1))
         await until(lambda: broker.guard.counters.cut == 1, 10.0)
@@ -370,11 +376,7 @@ class TestSlowService:
 
     async def test_who_publishes_to_a_slow_service_waits_and_loses_nothing(self, wire: Make, broker: EmbeddedBroker) -> None:
         """The ingest stops reading for a while: the device is not read either, and everything arrives once it goes on."""
-        ingest, device = wire("svc-inventory", Class.SERVICE), wire("host-a")
-        await ingest.connect("i")
-        await ingest.subscribe(T.uplinks())
-        ingest.pause()
-        await device.connect("host-a")
+        ingest, device = await unread(wire)
         for n in range(100):
             device.send(publish(up("host-a"), n.to_bytes(2, "big") + b"x" * 100_000, packet_id=n + 1))
         await until(lambda: any(link.connection._holds for link in broker._broker._links.values()))

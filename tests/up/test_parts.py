@@ -15,10 +15,11 @@ from fleetward.layout import DataDir
 from fleetward.preflight import Unusable, check_port, libpq_environment
 from fleetward.process import identify
 from fleetward.services import Table
-from fleetward.settings import Up
+from fleetward.settings import OIDC_NAMES, Up
 from fleetward.supervisor import restart_delay, said_ready, worth_saying
 from tests.up.runs import gone
 from tests.waiting import until
+from web.providers import VARIABLES
 
 PARENT = """
 import signal, subprocess, sys
@@ -133,6 +134,11 @@ def test_no_secret_is_an_argument() -> None:
     assert "FLEETWARD_DATABASE" not in table.agent().environment
     assert [service.name for service in services if "FLEETWARD_OIDC_CLIENT_SECRET" in service.environment] == ["web"]
     assert "--tls" in next(service.command for service in services if service.name == "web")
+
+
+def test_web_is_told_all_of_a_provider_that_it_reads() -> None:
+    """The front door and web know nothing of each other, so that each has the list of names."""
+    assert set(OIDC_NAMES) == set(VARIABLES)
 
 
 def test_wheels_for_other_platforms_have_a_place() -> None:
