@@ -38,7 +38,7 @@ class Beside:
 
     def __init__(self, settings: Settings, acl: Acl, files: Files, reload: Sequence[str]) -> None:
         self._acl, self._files, self._command = acl, files, reload
-        self._following = Following(settings, acl.topics, files.revoked, self._install)
+        self._following = Following(settings, acl.topics, files, self._reload)
         self._seen: tuple[int, ...] = ()
         self._told = False
 
@@ -47,7 +47,7 @@ class Beside:
         of can't be read."""
         self._following.restore()
         self._seen = self._files.seen()
-        await self._write()
+        await self._following.read_again(self._write)
 
     async def run(self) -> None:
         """Until cancelled; after `prepare`."""
@@ -55,13 +55,9 @@ class Beside:
             group.create_task(self._following.run())
             group.create_task(self._follow())
 
-    async def _write(self) -> None:
+    def _write(self) -> None:
         self._files.write_acl(self._acl)
-        await self._install(self._following.revoked.crl)
-
-    async def _install(self, crl: str) -> None:
-        self._files.write_crl(crl)
-        self._told = await self._reload()
+        self._files.write_crl(self._following.revoked.crl)
 
     async def _follow(self) -> None:
         while True:
@@ -70,7 +66,7 @@ class Beside:
             if now == self._seen and self._told:
                 continue
             try:
-                await self._write()
+                await self._following.read_again(self._write)
             except (ValueError, OSError) as error:
                 log.error("mosquitto's rules can't be written", extra={"reason": str(error)})
                 continue
@@ -78,8 +74,11 @@ class Beside:
                 log.error("other CAs are trusted, which a mosquitto that runs does not notice: start it again")
             self._seen = now
 
-    async def _reload(self) -> bool:
-        """Whether Mosquitto has been told; why not is in the log."""
+    async def _reload(self) -> None:
+        """Where that fails, the log says why, and it is tried again."""
+        self._told = await self._run_command()
+
+    async def _run_command(self) -> bool:
         try:
             process = await asyncio.create_subprocess_exec(*self._command, stdin=asyncio.subprocess.DEVNULL)
         except OSError as error:

@@ -5,8 +5,12 @@ disabled in the dynamic-security plugin, which cuts its connection. The CRL alon
 device come back within a second, because Mosquitto asks it nothing where the certificate gives the name. So nothing is left in the plugin:
 the client is taken out of it again at once, and the CRL alone says who may connect.
 
-A handshake that the old CRL has let pass may end after the cut: a second later the owners are cut once more. Whoever has another, good
-certificate under the same name is back a moment later.
+Mosquitto forgets a SIGHUP that comes while it still reads for the one before (`mosquitto_main_loop` takes its mark down when it has read).
+So it is told by `read_again` alone, once at a time, which returns when it has read.
+
+A handshake that the old CRL has let pass may end after the cut. So a second later the CRL is had read, and the owners are cut, once more;
+that holds against somebody else's SIGHUP, too, which may have swallowed ours. Whoever has another, good certificate under the same name is
+back a moment later.
 
 It connects as `svc-broker` and asks for the list at each connection, as Inventory may have told it to nobody. `broker.mosquitto` runs it,
 and `broker.beside` for a Mosquitto of somebody's own.
@@ -16,11 +20,11 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 
 from broker.acl import CONTROL
 from broker.client import NotConnected, Session, SessionDown, SessionUp, Settings
 from broker.messages import now_text
+from broker.mosquitto_files import Files
 from broker.revocations import Follower, RevocationList
 from broker.topics import BrokerTopic, Topics
 
@@ -29,20 +33,23 @@ log = logging.getLogger(__name__)
 AGAIN_S = 1.0
 """After which owners are cut once more, in seconds: longer than a handshake that was under way."""
 NAMES_A_MESSAGE = 100
+_UNSEEN_S = 1.0
+"""For Mosquitto to read its files, in seconds, where no connection shows when it has."""
+_NOTHING = json.dumps({"commands": []}).encode()
+"""For the dynamic-security plugin: it is acknowledged like anything else."""
 
 
 class Following:
-    """`install` is given a CRL, and has Mosquitto read it before it returns. Raises OSError where it can't."""
+    """`reload` has Mosquitto read its files, as by SIGHUP."""
 
-    def __init__(self, settings: Settings, topics: Topics, file: Path, install: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, settings: Settings, topics: Topics, files: Files, reload: Callable[[], Awaitable[None]]) -> None:
         self._me = settings.name
         self._session = Session(settings, self._session_changed)
-        self._topics, self._install = topics, install
-        self._follower = Follower(file, self._act)
+        self._topics, self._files, self._reload = topics, files, reload
+        self._follower = Follower(files.revoked, self._act)
         self._asks = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._one_at_a_time = asyncio.Lock()
-        """CRLs are installed in the order in which they came."""
+        self._reading = asyncio.Lock()
 
     @property
     def revoked(self) -> RevocationList:
@@ -52,6 +59,22 @@ class Following:
     def restore(self) -> RevocationList:
         """What was known before."""
         return self._follower.restore()
+
+    async def read_again(self, write: Callable[[], None]) -> None:
+        """`write` files of Mosquitto's, and return when it has read them. Raises what `write` does."""
+        async with self._reading:
+            write()
+            await self._reload()
+            await self._has_read()
+
+    async def _has_read(self) -> None:
+        """Mosquitto reads between two rounds of messages: at the latest after the one in which it acknowledges the first of these, and the
+        second comes in a later one."""
+        try:
+            for _ in range(2):
+                await self._session.publish(CONTROL, _NOTHING)
+        except NotConnected:
+            await asyncio.sleep(_UNSEEN_S)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -82,29 +105,30 @@ class Following:
         task.add_done_callback(self._tasks.discard)
 
     async def _take_back(self, now: RevocationList, names: Sequence[str]) -> None:
-        async with self._one_at_a_time:
-            await self._keep_out(now)
-        if names:
-            await self._cut(names)
+        await self._keep_out(now)
+        if not names:
+            return
+        others = [name for name in names if name != self._me]
+        await self._cut(others)
+        await asyncio.sleep(AGAIN_S)
+        await self._keep_out(now)
+        await self._cut(others)
+        log.info("connections of revoked certificates are cut", extra={"clients": len(names)})
+        if self._me in names:
+            await self._cut_ourselves()
 
     async def _keep_out(self, now: RevocationList) -> None:
         if not now.crl:
             log.error("Inventory signs no CRL, so revoked certificates come back: give it ca.key (fleetward certificate create)")
             return
         try:
-            await self._install(now.crl)
+            await self.read_again(lambda: self._files.write_crl(self.revoked.crl))
         except OSError as error:
             log.error("the CRL can't be written, so revoked certificates come back", extra={"error": str(error)})
 
     async def _cut(self, names: Sequence[str]) -> None:
-        others = [name for name in names if name != self._me]
-        for pause in (0.0, AGAIN_S):
-            await asyncio.sleep(pause)
-            for payload in cutting(others):
-                await self._insist(payload)
-        log.info("connections of revoked certificates are cut", extra={"clients": len(names)})
-        if self._me in names:
-            await self._cut_ourselves()
+        for payload in cutting(names):
+            await self._insist(payload)
 
     async def _insist(self, payload: bytes) -> None:
         """However often the connection ends meanwhile."""

@@ -161,21 +161,22 @@ class Mosquitto:
         while True:
             await asyncio.sleep(_WATCH_S)
             now = self._files.seen()
-            if now == seen or self._process is None:
+            if now == seen or self._following is None:
                 continue
             try:
-                self._files.write_acl(self._acl)
-                self._files.write_crl(self.revoked.crl)
+                await self._following.read_again(self._write)
             except (ValueError, OSError) as error:
                 log.error("mosquitto's rules can't be written", extra={"reason": str(error)})
                 continue
             if now[-1] != seen[-1]:
                 await self._begin_again()
-            else:
-                self._read_again()
             seen = now
 
-    def _read_again(self) -> None:
+    def _write(self) -> None:
+        self._files.write_acl(self._acl)
+        self._files.write_crl(self.revoked.crl)
+
+    async def _reload(self) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
             log.info("mosquitto reads its rules again")
@@ -184,11 +185,7 @@ class Mosquitto:
         at = _reachable(host)
         url = f"mqtts://[{at}]:{port}" if ":" in at else f"mqtts://{at}:{port}"
         settings = Settings.from_url(url, BROKER, self._files.secrets, self._acl.topics)
-        return Following(settings, self._acl.topics, self._files.revoked, self._install)
-
-    async def _install(self, crl: str) -> None:
-        self._files.write_crl(crl)
-        self._read_again()
+        return Following(settings, self._acl.topics, self._files, self._reload)
 
 
 def find_mosquitto() -> str | None:
