@@ -41,6 +41,8 @@ ROOT = Path(__file__).parents[2]
 KEEPALIVE_S = HEARTBEAT_S = 5
 """The lowest that an agent may have, so that absence shows soon."""
 WILL_S = 1.5 * KEEPALIVE_S
+LOOK_S = 6.0
+"""How often Mosquitto 2.0 looks for clients that are silent (`keepalive.c`), at most."""
 SILENCE_S = 3 * HEARTBEAT_S + 5.0
 SIMULATED = "simulated"
 SERVERS = ("broker", "inventory", "managers", "web")
@@ -94,6 +96,11 @@ class Ground:
     """The proxy's, where devices are told to find the broker."""
 
     # --- what others use ------------------------------------------------------------------------------------------------------
+
+    @property
+    def gone_s(self) -> float:
+        """After how long, at the latest, the broker takes a client for gone that is silent."""
+        return WILL_S + LOOK_S * (self.broker == "mosquitto")
 
     @property
     def database(self) -> Database:

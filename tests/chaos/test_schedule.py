@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.ground import WILL_S
+from tests.chaos.ground import LOOK_S, WILL_S
 from tests.chaos.nemeses.processes import MARGIN_S
 from tests.chaos.nemeses.registry import NEMESES
 from tests.chaos.schedule import BROKERS, ON_BOTH, PLUG, plan, worlds
@@ -38,6 +38,13 @@ def test_everywhere_means_each_on_each(broker: str) -> None:
     for step in steps:
         low, high = NEMESES[step.nemesis]().hold_s
         assert low <= step.hold_s <= high
+
+
+def test_who_has_to_be_shown_offline_is_away_for_long_enough() -> None:
+    """On either broker: one that looks for silent clients now and then would not have noticed."""
+    long = {step.nemesis: step.hold_s for step in plan(1, NAMES, everywhere=True)["mosquitto"]}
+    for name in ("black-hole", "freeze-agent-1", "pull-cable"):
+        assert long[name] > WILL_S + LOOK_S
 
 
 def test_the_demonstration_holds_for_as_long_as_it_has_to() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from tests.chaos.ground import WILL_S, Ground
+from tests.chaos.ground import Ground
 from tests.chaos.nemeses import Nemesis, everybody
 from tests.chaos.nemeses.processes import MARGIN_S
 from tests.chaos.proxy import FINE, Weather
@@ -36,7 +36,7 @@ class BlackHole(BadWeather):
         super().__init__("black-hole", "every byte between agents and broker disappears", Weather(hole=True))
 
     def must_cut(self, ground: Ground) -> Mapping[str, float]:
-        return dict.fromkeys(everybody(ground), WILL_S + MARGIN_S)
+        return dict.fromkeys(everybody(ground), ground.gone_s + MARGIN_S)
 
 
 class Resets(Nemesis):
@@ -76,7 +76,7 @@ class PullCable(Nemesis):
         return "" if ground.cable is not None else "network namespaces need root, iproute2 and nsenter"
 
     def must_cut(self, ground: Ground) -> Mapping[str, float]:
-        return {ground.devices["agent-1"].host: WILL_S + MARGIN_S}
+        return {ground.devices["agent-1"].host: ground.gone_s + MARGIN_S}
 
     async def inject(self, ground: Ground) -> str:
         assert ground.cable is not None

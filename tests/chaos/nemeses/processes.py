@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Mapping
 
-from tests.chaos.ground import WILL_S, Ground
+from tests.chaos.ground import Ground
 from tests.chaos.nemeses import Nemesis, everybody, host_of
 
 MARGIN_S = 5.0
@@ -35,7 +35,7 @@ class Kill(Nemesis):
 
 
 class Freeze(Nemesis):
-    """SIGSTOP, and SIGCONT after longer than leases and keepalives last."""
+    """SIGSTOP, and SIGCONT after longer than leases last, and with an agent until any broker has taken it for gone."""
 
     hold_s = (9.0, 12.0)
 
@@ -43,13 +43,15 @@ class Freeze(Nemesis):
         super().__init__()
         self._part = part
         self.name = f"freeze-{part}"
+        if part.startswith("agent"):
+            self.hold_s = (16.0, 20.0)
 
     def may_cut(self, ground: Ground) -> frozenset[str]:
         """A broker that stood still takes whom it has not heard for gone: all of them may have to come back."""
         return everybody(ground) if self._part == "broker" else host_of(ground, self._part)
 
     def must_cut(self, ground: Ground) -> Mapping[str, float]:
-        return dict.fromkeys(host_of(ground, self._part), WILL_S + MARGIN_S)
+        return dict.fromkeys(host_of(ground, self._part), ground.gone_s + MARGIN_S)
 
     async def inject(self, ground: Ground) -> str:
         ground.part(self._part).pause()
