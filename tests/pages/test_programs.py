@@ -51,7 +51,7 @@ def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Pat
     fleet.let_in("gauges", "none")
     for typed, said in (("nothing = 1", ""), ("labels.line = 4", "certificate-replaced"), ("labels.line = 5", "saved")):
         page.goto("/access/programs")
-        page.locator("#integrations").get_by_role("link", name="gauges", exact=True).click()
+        page.get_by_role("link", name="Scope of gauges").click()
         page.get_by_label("Only for these hosts").fill(typed)
         page.get_by_role("button", name="Save").click()
         if said:
@@ -60,6 +60,7 @@ def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Pat
         else:
             page.locator("#refusal").wait_for()
             expect(page.get_by_label("Only for these hosts")).to_have_value(typed)
+            expect(page.locator("#scope-preview")).to_be_empty()
             page.screenshot(path=tmp_path / "scope.png", full_page=True)
 
 
