@@ -235,12 +235,14 @@ class Ingest:
         await self._say(host, Resync(sections=sections, items=items, reason=reason, session=session, id=secrets.token_hex(8)))
 
     async def _tell_of_forgeries(self) -> None:
-        if not self._opener.forged:
+        """The next batch is being opened meanwhile, and may add to them."""
+        told = sorted(self._opener.forged)
+        if not told:
             return
         async with bulk.transaction(self._db, self._clock()) as w:
-            for host in sorted(self._opener.forged):
+            for host in told:
                 await reports.notify(w, host, "warning", "MessageForged", FORGED)
-        self._opener.forged.clear()
+        self._opener.forged.difference_update(told)
 
     def _is_passing(self, m: Inbound) -> bool:
         match m.message:

@@ -10,6 +10,7 @@ import pytest
 
 from broker.messages import Ack, Doubt, Error, Item, Log, Metrics, Moment, decode_text, mac
 from broker.topics import Topics
+from inventory import reports
 from inventory.actor import Actor
 from inventory.authority import Authority
 from inventory.changes import Relay, read
@@ -243,6 +244,24 @@ async def test_a_forged_or_foreign_message_is_dropped(rig: Rig) -> None:
         await rig.ingest.flush()
     told = await rig.fetch("SELECT host, severity, type FROM notification ORDER BY host")
     assert [tuple(row) for row in told] == [(host, "warning", "MessageForged") for host in sorted((d.id, other.id))]
+
+
+async def test_a_forgery_that_comes_while_one_is_told_of_is_told_of_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are opened while people are told of what the ones before held."""
+    [other] = await make_devices(rig.db, rig.store, rig.authority, ["other"])
+    notify = reports.notify
+
+    async def meanwhile(*args: Any) -> Any:
+        monkeypatch.undo()
+        await rig.ingest.open([Device(other.id, b"0" * 32).inbound(other.facts(os={}))])
+        return await notify(*args)
+
+    monkeypatch.setattr(reports, "notify", meanwhile)
+    await rig.take(Device(rig.device.id, b"0" * 32).inbound(rig.device.facts(os={})))
+    for _ in range(2):
+        await rig.ingest.flush()
+    told = await rig.fetch("SELECT host FROM notification ORDER BY host")
+    assert [row["host"] for row in told] == sorted((rig.device.id, other.id))
 
 
 async def test_an_unknown_or_revoked_device_is_dropped(rig: Rig) -> None:
