@@ -133,10 +133,11 @@ class Configs:
         """Those being deleted included."""
         async with self._db.acquire() as connection:
             versions = {row["id"]: row["version"] for row in await connection.fetch("SELECT id, version FROM config")}
-            stale = [id for id, version in versions.items() if not self._is_known(id, version)]
+            # As it is at this moment: whoever reads at the same time may put there what it read before us.
+            held = {id: self._known[id] for id, version in versions.items() if self._is_known(id, version)}
+            stale = [id for id in versions if id not in held]
             rows = await connection.fetch(SQL["configs"], stale) if stale else []
-        known = {id: config for id, config in self._known.items() if id in versions}
-        known.update({row["id"]: self._opened(_config(row), loads(row["sealed"]) or {}) for row in rows})
+        known = held | {row["id"]: self._opened(_config(row), loads(row["sealed"]) or {}) for row in rows}
         self._known = known
         return known
 
