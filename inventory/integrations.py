@@ -39,6 +39,9 @@ from inventory.secret_files import write_secret
 RESERVED = ("svc-", "host-")
 """What names of services and devices begin with: an integration of such a name would be taken for one."""
 
+LIST_LOCK = 0x666C7764_0032
+"""Advisory lock of whoever writes the list of names (`inventory.db` says how they are numbered)."""
+
 SYSTEM = Actor.system()
 """Who makes those that no person asked for."""
 
@@ -109,8 +112,7 @@ async def create(
             await account_log.record(tx, by, "integration", row["id"], now, before=before, after=shown)
             await tx.raw.execute("UPDATE integrations SET certificate = $2 WHERE name = $1", asked.name, certificate)
         await revocation.note(tx.raw, certificates.as_issued(certificate), asked.name, _unit(asked.scope), now)
-        names = await _names(tx.raw)
-    write_list(authority.directory, names)
+    await publish_list(db, authority.directory)
     return {
         "name": asked.name,
         "write": asked.write,
@@ -167,8 +169,7 @@ async def delete(db: Database, secrets_dir: Path, name: str, now: datetime, by: 
         await account_log.record(tx, by, "integration", row["id"], now, before=before)
         await revocation.note(tx.raw, issued, name, _unit(row["scope"]), now)
         await _take_back(tx, db, name, now)
-        names = await _names(tx.raw)
-    write_list(secrets_dir, names)
+    await publish_list(db, secrets_dir)
 
 
 async def _take_back(tx: Tx, db: Database, name: str, now: datetime) -> None:
@@ -178,10 +179,12 @@ async def _take_back(tx: Tx, db: Database, name: str, now: datetime) -> None:
 
 
 async def publish_list(db: Database, secrets_dir: Path) -> None:
-    """Bring the file that Mosquitto's rules are made of up to date. Raises Unavailable."""
-    async with db.acquire() as connection:
-        names = await _names(connection)
-    write_list(secrets_dir, names)
+    """Bring the file that Mosquitto's rules are made of up to date; after the commit of what has changed. Raises Unavailable.
+
+    One at a time, from the reading of the names to the writing of the file: else, of two, the one who read first may write last."""
+    async with db.transaction() as tx:
+        await tx.raw.execute("SELECT pg_advisory_xact_lock($1)", LIST_LOCK)
+        write_list(secrets_dir, await _names(tx.raw))
 
 
 def _unknown(name: str) -> NotFound:

@@ -82,9 +82,10 @@ class Leases:
     async def _listen(self, shards: frozenset[str]) -> None:
         wanted = frozenset((self._topics.uplinks(),) if len(shards) == len(SHARDS) else (self._topics.uplinks(shard) for shard in shards))
         if wanted != self._filters:
-            before, self._filters = self._filters, wanted
-            await self._ears.subscribe(*sorted(wanted - before))
-            await self._ears.unsubscribe(*sorted(before - wanted))
+            # Noted last: what was refused is asked for again, and until it is granted nothing counts as heard.
+            await self._ears.subscribe(*sorted(wanted - self._filters))
+            await self._ears.unsubscribe(*sorted(self._filters - wanted))
+            self._filters = wanted
 
     async def _give(self, shards: frozenset[str]) -> None:
         async with self._db.acquire() as connection:

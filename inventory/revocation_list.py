@@ -52,10 +52,11 @@ class Teller:
         self._told: tuple[int, int] | None = None
         """The list's number and the connection, where it has been told."""
         self._due = 0.0
+        self._asked = False
 
     def ask(self) -> None:
-        """Somebody wants to be told."""
-        self._told = None
+        """Somebody wants to be told: all of it, and so once more where it is being told just now."""
+        self._asked = True
 
     async def run(self) -> None:
         """Raises Unavailable when the database is lost; run it again then."""
@@ -72,7 +73,7 @@ class Teller:
             mark = await connection.fetchval(SQL["revoked_mark"], now), self._authority.ca_pem
         if mark != self._mark:
             self._list, self._mark = await self._made(now), mark
-        if self._told != (self._list.number, self._connections()) or self._mono() >= self._due:
+        if self._asked or self._told != (self._list.number, self._connections()) or self._mono() >= self._due:
             await self._tell()
 
     async def _made(self, now: datetime) -> RevocationList:
@@ -85,7 +86,7 @@ class Teller:
         return RevocationList(number, tuple(Revoked(one.serial, one.name) for one in withdrawn), crl)
 
     async def _tell(self) -> None:
-        connection = self._connections()
+        connection, self._asked, self._told = self._connections(), False, None
         try:
             for part in parts_of(self._list):
                 await self._publish(part)

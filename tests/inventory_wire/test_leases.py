@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.client import SubscriptionRefused
 from broker.topics import SHARDS, Topics, shard_of
 from inventory.actor import Actor
 from inventory.authority import Authority
@@ -23,8 +24,11 @@ class Ears:
 
     def __init__(self) -> None:
         self.filters: set[str] = set()
+        self.refuses = False
 
     async def subscribe(self, *filters: str, qos: int = 1) -> None:
+        if self.refuses:
+            raise SubscriptionRefused(list(filters))
         self.filters |= set(filters)
 
     async def unsubscribe(self, *filters: str) -> None:
@@ -122,6 +126,19 @@ async def test_what_is_released_is_taken_at_once(replica: Callable[[str], Replic
     await one.step()
     await one.leases.release()
     assert await two.step() == 256
+
+
+async def test_what_the_broker_refuses_is_asked_for_again(db: Database, replica: Callable[[str], Replica]) -> None:
+    """The session forgets what was refused. Until it is granted nothing is heard, and so no silence counts."""
+    one = replica("one")
+    one.ears.refuses = True
+    for _ in range(3):
+        with pytest.raises(SubscriptionRefused):
+            await one.step()
+    async with db.acquire() as connection:
+        assert not await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE subscribed_since IS NOT NULL")
+    one.ears.refuses = False
+    assert await one.step() == 256 and one.ears.filters == {TOPICS.uplinks()}
 
 
 # --- silence --------------------------------------------------------------------------------------------------------------------

@@ -147,6 +147,21 @@ async def test_when_it_is_told(trust: Trust) -> None:
     assert await trust.revoked() == {issued.serial: host}
 
 
+async def test_who_asks_amid_a_list_is_told_all_of_it(trust: Trust, db: Database) -> None:
+    """It may have missed the parts before its question, so the whole list is told once more; and no more often."""
+    published: list[bytes] = []
+
+    async def publish(payload: bytes) -> None:
+        published.append(payload)
+        if len(published) == 1:
+            teller.ask()
+
+    teller = Teller(db, trust.authority, publish, lambda: 1, lambda: trust.now, lambda: trust.mono)
+    for _ in range(3):
+        await teller.look()
+    assert len(published) == 2
+
+
 async def test_without_the_ca_s_key_the_list_has_no_crl(trust: Trust, db: Database, tmp_path: Path) -> None:
     """As in a secrets directory that an earlier release has made: the list is told all the same."""
     told: list[bytes] = []

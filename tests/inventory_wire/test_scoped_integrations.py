@@ -1,5 +1,6 @@
 """Integrations with a scope: their certificate's class, the events on topics of their own, and intents about what is inside alone."""
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +11,10 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from broker.topics import IntentTopic, Topics
-from inventory import trail
+from inventory import integrations, trail
 from inventory.authority import Authority
 from inventory.changes import Relay, position
-from inventory.db import Database
+from inventory.db import Connection, Database
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.integrations import change, check, create, list_all, publish_list, scopes
 from inventory.intents import Intents
@@ -76,6 +77,32 @@ async def test_it_is_told_of_what_is_inside_on_its_own_topics(db: Database, stor
     assert {body["kind"] for _, body in own if body["op"] == "deleted"} == {"host", *HANGING}
     assert sum(topic.startswith("fleet/v1/events/host/") for topic, _ in broker.got) == 4
     assert end >= max(body["position"] for _, body in own)
+
+
+async def test_the_list_has_those_that_were_made_at_the_same_time(db: Database, made: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever read the names before another one's commit does not write them down after it."""
+    reading, may_write, read = asyncio.Event(), asyncio.Event(), integrations._names
+
+    async def slow_for_the_first(connection: Connection) -> list[tuple[str, bool]]:
+        found = await read(connection)
+        if not reading.is_set():
+            reading.set()
+            await may_write.wait()
+        return found
+
+    monkeypatch.setattr(integrations, "_names", slow_for_the_first)
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_let_in(db, made, "erp", ""))
+        await reading.wait()
+        both.create_task(_let_in(db, made))
+        await until(lambda: _is_made(db, "line"), "the second one's commit")
+        may_write.set()
+    listed = json.loads((made.directory.parent / "broker" / "integrations.json").read_text())
+    assert [each["name"] for each in listed] == ["erp", "line"]
+
+
+async def _is_made(db: Database, name: str) -> bool:
+    return any(each["name"] == name for each in await list_all(db))
 
 
 OTHER = f'labels.side = "{OUTSIDE}"'
