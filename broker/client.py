@@ -178,6 +178,27 @@ class _Client(aiomqtt.Client):
         self._unacknowledged: dict[int, asyncio.Future[None] | None] = {}
         self._reading: int | None = None
 
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._close_socket()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """However it ends: what it ends for, a cancellation too, goes on."""
+        try:
+            await super().__aexit__(kind, error, trace)
+        except aiomqtt.MqttError as late:
+            log.info("the broker did not take our goodbye", extra={"reason": str(late)})
+        finally:
+            self._close_socket()
+
+    @property
+    def over(self) -> bool:
+        """Whether the connection has ended, though nobody may have been told yet."""
+        return self._disconnected.done()
+
     async def ended(self) -> str:
         """Wait for the end of the connection, and say why it ended."""
         await asyncio.wait([self._disconnected])
@@ -217,6 +238,10 @@ class _Client(aiomqtt.Client):
         if self._reading is not None and not self._disconnected.done():
             self._loop.add_reader(self._reading, self._readable)
             self._loop.call_soon(self._readable)
+
+    def _close_socket(self) -> None:
+        """aiomqtt leaves it open where the broker does not answer in time: a late answer would keep a session that nobody reads."""
+        self._client._sock_close()
 
     def _give_room(self, qos: int) -> None:
         if qos:
@@ -296,8 +321,11 @@ class Session:
         return len(self._inbox)
 
     async def connected(self) -> None:
-        """Wait until there is a connection."""
-        await self._up.wait()
+        """Wait until there is a connection. One that has ended is none from that moment on, before its end is told: who finds it and tries
+        again would leave no pause to tell it in."""
+        while self._client is None or self._client.over:
+            self._up.clear()
+            await self._up.wait()
 
     async def subscribe(self, *filters: str, qos: int = 1) -> None:
         """Subscribe now, or when there is a connection, and again on each later one.

@@ -103,6 +103,54 @@ async def test_filters_asked_for_while_connecting_are_subscribed(settings: Setti
         assert await take(session, 1) == [b"heard"]
 
 
+async def test_a_connection_that_has_ended_is_none_before_its_end_is_told(session: Session) -> None:
+    """Whoever tries for as long as it takes, such as a cut, would else find it again and again, and leave no pause to tell it in."""
+    assert session._client is not None
+    session._client._disconnected.set_result(None)
+    async with patience(5):
+        await session.connected()
+    assert session.connections == 2
+
+
+class Unfit:
+    """A broker that says `answer` to a CONNECT and reads no further."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self.left = asyncio.Event()
+
+    async def settings(self) -> Settings:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        return Settings(host="127.0.0.1", port=port, name="svc-inventory", keepalive_s=600, timeout_s=0.2, backoff_s=0.02)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(self._answer)
+        if self._answer:
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await reader.read()
+        self.left.set()
+        writer.close()
+
+
+async def test_a_connection_that_is_not_answered_is_closed() -> None:
+    """A broker that answers it after all, later, would else keep a session beside the next one, which nobody reads."""
+    silent = Unfit(b"")
+    async with Session(await silent.settings()), patience(5):
+        await silent.left.wait()
+
+
+async def test_a_session_ends_whose_broker_reads_nothing_more() -> None:
+    """The goodbye is not taken in time; that must not keep the session, which would connect again for ever."""
+    settings = await Unfit(b"\x20\x02\x00\x00").settings()
+    async with patience(5):
+        async with Session(settings) as session:
+            await session.connected()
+            await session.send(COMMAND, bytes(32 * 1024 * 1024), qos=0)
+        assert session.connections == 1
+
+
 async def test_filters_change_at_run_time(session: Session, device: Wire) -> None:
     """Shard by shard; what is no longer subscribed does not come."""
     prefix = T.device_prefix("host-a").split("/")[3]
