@@ -49,7 +49,8 @@ class Following:
         self._follower = Follower(files.revoked, self._act)
         self._asks = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reading = asyncio.Lock()
+        self.reading = asyncio.Lock()
+        """Held while Mosquitto reads its files, or begins to run: by one at a time."""
 
     @property
     def revoked(self) -> RevocationList:
@@ -62,7 +63,7 @@ class Following:
 
     async def read_again(self, write: Callable[[], None]) -> None:
         """`write` files of Mosquitto's, and return when it has read them. Raises what `write` does."""
-        async with self._reading:
+        async with self.reading:
             write()
             await self._reload()
             await self._has_read()

@@ -40,6 +40,7 @@ _LOOK_S = 1.0
 """How often the files of TLS are looked at, in seconds, beside each new connection."""
 
 REVOKED = "its certificate is revoked"
+_DROPPED = "a CA is trusted no more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,11 @@ class Tls:
         """Whether, since this was asked last, a CA has gone that was trusted."""
         before, self._trusted = self._trusted, frozenset(self.context().get_ca_certs(binary_form=True))
         return not before <= self._trusted
+
+    def stands(self, context: ssl.SSLContext) -> bool:
+        """Whether each CA that this one of ours trusts is trusted still."""
+        now = self._context
+        return context is now or frozenset(context.get_ca_certs(binary_form=True)) <= frozenset(now.get_ca_certs(binary_form=True))
 
     def context(self) -> ssl.SSLContext:
         """For the next connection. Files that can't be used (written to just now) leave the one before."""
@@ -205,7 +211,7 @@ class Guard:
             if tls.dropped():
                 log.warning("a CA is trusted no more; all connections end")
                 for connection in list(self._clients.values()):
-                    connection.cut("a CA is trusted no more")
+                    connection.cut(_DROPPED)
 
     def revoke(self, serials: frozenset[str]) -> None:
         """Refuse the certificates of these serial numbers, and no others, from now on; connections that have shown one end at once."""
@@ -248,20 +254,18 @@ class Guard:
 
     async def _first(self, connection: Connection, place: Place) -> Admitted | Refused:
         """TLS and CONNECT, in time. Raises TimeoutError, Malformed or OSError (ssl.SSLError is one)."""
-        loop = asyncio.get_running_loop()
         _prepare(place.sock)
+        context = self._rules.tls.context() if self._rules.tls is not None else None
         try:
             async with asyncio.timeout(place.allowed_s) as place.limit:
-                if self._rules.tls is None:
-                    await loop.connect_accepted_socket(lambda: connection, place.sock)
-                else:
-                    context = self._rules.tls.context()
-                    await loop.connect_accepted_socket(lambda: connection, place.sock, ssl=context, ssl_shutdown_timeout=1.0)
+                await _begin(connection, place.sock, context)
                 connect = await connection.first
         except TimeoutError:
             raise TimeoutError("no CONNECT in time") from None
         if connection.closed.is_set():
             raise ConnectionError("closed before its CONNECT was answered")
+        if self._rules.tls is not None and context is not None and not self._rules.tls.stands(context):
+            raise ConnectionError(_DROPPED)  # `_drop` has cut everybody who was in by then
         if self._is_revoked(connection):
             return Refused(Refusal.NOT_AUTHORIZED, REVOKED)
         return self._bounded(admit(connect, self._rules.identify(connection), self._rules.granting, self._limits))
@@ -324,6 +328,15 @@ def _addresses(host: str, port: int) -> Iterable[tuple[socket.AddressFamily, str
     """Raises OSError (socket.gaierror) where the host is unknown."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+
+
+async def _begin(connection: Connection, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    """Raises OSError."""
+    loop = asyncio.get_running_loop()
+    if context is None:
+        await loop.connect_accepted_socket(lambda: connection, sock)
+    else:
+        await loop.connect_accepted_socket(lambda: connection, sock, ssl=context, ssl_shutdown_timeout=1.0)
 
 
 def _prepare(sock: socket.socket) -> None:

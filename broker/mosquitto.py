@@ -97,14 +97,17 @@ class Mosquitto:
         await self._listening(host, port)
 
     async def _begin_again(self) -> None:
-        """It reads its CAs when it starts, and at no other time (measured on 2.0.11: SIGHUP leaves them). Everybody connects anew."""
-        log.info("mosquitto is started again: other CAs are trusted")
-        self._exchanging = True
-        try:
-            await self._end()
-            await self._run()
-        finally:
-            self._exchanging = False
+        """It reads its CAs when it starts, and at no other time (measured on 2.0.11: SIGHUP leaves them). Everybody connects anew. It is
+        told nothing meanwhile: one that has only begun is ended by a SIGHUP."""
+        assert self._following is not None
+        async with self._following.reading:
+            log.info("mosquitto is started again: other CAs are trusted")
+            self._exchanging = True
+            try:
+                await self._end()
+                await self._run()
+            finally:
+                self._exchanging = False
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -210,11 +213,16 @@ def _reachable(host: str) -> str:
 
 
 async def _answers(host: str, port: int) -> bool:
+    """Whether Mosquitto does, by closing what says nothing: the system accepts connections before it does, and before it takes signals."""
     try:
-        _, writer = await asyncio.open_connection(_reachable(host), port)
+        reader, writer = await asyncio.open_connection(_reachable(host), port)
+        try:
+            writer.write_eof()
+            await reader.read()
+        finally:
+            writer.close()
     except OSError:
         return False
-    writer.close()
     return True
 
 

@@ -12,9 +12,10 @@ from broker.acl import Acl, Class
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
 from broker.mosquitto import Mosquitto
+from broker.packets import data, packet
 from broker.topics import Topics
 from tests.broker.certificates import CertFactory
-from tests.broker.wire import Wire
+from tests.broker.wire import CONNACK, Wire
 from tests.waiting import Deadline
 
 FOLLOWS_S = 5.0
@@ -33,12 +34,16 @@ class Changing:
             fresh.write_text("".join((each.directory / name).read_text() for each in authorities))
             fresh.replace(self.secrets / name)
 
-    async def admitted(self, by: CertFactory, name: str) -> Wire | None:
-        """A client with a certificate by this CA; None where it is not let in. By whom the broker's own is does not matter here."""
+    def client(self, by: CertFactory, name: str) -> Wire:
+        """With a certificate by this CA, not connected yet. By whom the broker's own is does not matter here."""
         context = by.client_context(name, Class.DEVICE)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        wire = Wire("127.0.0.1", self.port, context)
-        self.made.append(wire)
+        self.made.append(Wire("127.0.0.1", self.port, context))
+        return self.made[-1]
+
+    async def admitted(self, by: CertFactory, name: str) -> Wire | None:
+        """A client that is let in; None where it is not."""
+        wire = self.client(by, name)
         try:
             return wire if await wire.connect(name) == 0 else None
         except (OSError, EOFError, TimeoutError):
@@ -87,3 +92,15 @@ async def test_a_rotation_of_the_ca(changing: Changing) -> None:
     assert await there.closed(FOLLOWS_S)
     await changing.follows(old, "host-old", wanted=False)
     await changing.follows(new, "host-new", wanted=True)
+
+
+async def test_a_ca_that_goes_during_a_handshake(changing: Changing) -> None:
+    """Who has shown a certificate of it by then, and says CONNECT afterwards, is not let in either."""
+    there = await changing.admitted(changing.old, "host-old")
+    assert there is not None
+    late = await changing.client(changing.old, "host-late").open()
+    changing.trust(changing.new)
+    assert await there.closed(FOLLOWS_S)
+    late.send(packet(1, 0, data(b"MQTT") + b"\x04\x02\x00\x00" + data(b"host-late")))
+    with pytest.raises(EOFError):
+        await late.expect(CONNACK)

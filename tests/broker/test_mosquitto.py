@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ import pytest
 
 from broker.acl import Acl, Class, Identity
 from broker.client import Session, Settings
-from broker.mosquitto import Mosquitto, MosquittoMissing
+from broker.mosquitto import Mosquitto, MosquittoMissing, _answers
 from broker.mosquitto_files import Files, read_integrations, render
 from broker.topics import DeviceTopic, EventTopic, Topics
 from broker.turns import Share
@@ -59,6 +60,44 @@ def test_the_configuration_is_the_golden_one() -> None:
     """Every line of it is a promise: certificates only, identity from them, bounds, nothing kept."""
     golden = Path(__file__).parents[1] / "golden" / "broker" / "mosquitto.conf"
     assert render(Files(Path("/d/secrets"), Path("/d/broker")), "127.0.0.1", 8883, "fleet", "/usr/lib/plugin.so") == golden.read_text()
+
+
+async def test_one_that_only_begins_is_told_nothing(broker: Mosquitto, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SIGHUP would end it: what there is to tell waits until it answers, and is told then."""
+    begun, may, done = asyncio.Event(), asyncio.Event(), list[str]()
+    begin = broker._run
+
+    async def run() -> None:
+        begun.set()
+        await may.wait()
+        await begin()
+        done.append("it answers")
+
+    monkeypatch.setattr(broker, "_run", run)
+    assert broker._following is not None
+    exchange = asyncio.create_task(broker._begin_again())
+    async with patience(10):
+        await begun.wait()
+    telling = asyncio.create_task(broker._following.read_again(lambda: done.append("another list")))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert done == []
+    may.set()
+    await asyncio.gather(exchange, telling)
+    assert done == ["it answers", "another list"]
+
+
+async def test_a_port_that_is_only_listened_on_does_not_answer() -> None:
+    """The system accepts connections for a Mosquitto that takes no signals yet; it answers when it has dealt with one itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        asked = asyncio.create_task(_answers("127.0.0.1", listener.getsockname()[1]))
+        accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not asked.done()
+        accepted.close()
+        assert await asked
 
 
 @pytest.mark.parametrize(
