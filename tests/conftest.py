@@ -5,6 +5,7 @@ through `fleetward/launch.py`, so that the kernel ends it even when the test run
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -39,6 +40,7 @@ passwords._hasher = QUICK
 
 pytest_plugins = ["tests.running"]
 
+_LOGGERS = ("asyncpg", "broker", "edge_agent", "fleetward", "inventory", "managers", "web")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -87,6 +89,14 @@ def _start(cluster: postgres.Cluster, log: Path) -> "subprocess.Popen[bytes]":
     command = launch.through(cluster.command(), user=cluster.owner.user, death=signal.SIGQUIT)
     with log.open("wb") as out:
         return subprocess.Popen(command, cwd="/", stdout=out, stderr=out, start_new_session=True)
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_left_as_they_are() -> Iterator[None]:
+    """Whoever hushes a logger of ours for good makes tests fail that come later to the same process and read the log."""
+    levels = {each: logging.getLogger(each).level for each in _LOGGERS}
+    yield
+    assert {each: logging.getLogger(each).level for each in _LOGGERS} == levels
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Exit status: 0 all checks hold, 1 one does not, 2 usage.
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     story = Story()
     try:
         good = _worlds(options, story)
+        _hush()
         for broker, steps in _plans(options):
             good = asyncio.run(_on(broker, steps, options, story)) and good
     except KeyboardInterrupt:
@@ -63,6 +65,12 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, Sequence[Step]]]:
     chosen = options.everywhere or bool(options.only and options.broker != "both")
     planned = plan(options.seed, options.only or list(NEMESES), options.rounds, everywhere=chosen)
     return [(broker, steps) for broker, steps in planned.items() if steps and options.broker in (broker, "both")]
+
+
+def _hush() -> None:
+    """What breaks here is meant to; only what this process asks itself would be heard."""
+    for name, level in (("inventory", logging.ERROR), ("asyncpg", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
 
 
 async def _on(broker: str, steps: Sequence[Step], options: argparse.Namespace, story: Story) -> bool:

@@ -4,7 +4,6 @@ After each nemesis the workload pauses until everything has converged, for which
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +30,6 @@ async def run(
     """The history and what the checkers say of it. `keep`: leave the installation's files where they are. `simulated`: how many devices."""
     history = History()
     ground = Ground(broker, story, seed, simulated)
-    for name, level in (("inventory", logging.ERROR), ("asyncpg", logging.CRITICAL)):
-        logging.getLogger(name).setLevel(level)
     try:
         story.tell(f"starting PostgreSQL, {broker} broker, inventory, managers, web, 3 agents and {ground.simulated} simulated ones")
         await ground.start()

@@ -43,7 +43,7 @@ def test_everywhere_means_each_on_each(broker: str) -> None:
 def test_who_has_to_be_shown_offline_is_away_for_long_enough() -> None:
     """On either broker: one that looks for silent clients now and then would not have noticed."""
     long = {step.nemesis: step.hold_s for step in plan(1, NAMES, everywhere=True)["mosquitto"]}
-    for name in ("black-hole", "freeze-agent-1", "pull-cable"):
+    for name in ("black-hole", "freeze-agent-1", "freeze-simulator", "pull-cable"):
         assert long[name] > WILL_S + LOOK_S
 
 

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Mapping
 
-from tests.chaos.ground import Ground
+from tests.chaos.ground import SERVERS, Ground
 from tests.chaos.nemeses import Nemesis, everybody, host_of
 
 MARGIN_S = 5.0
@@ -43,7 +43,7 @@ class Freeze(Nemesis):
         super().__init__()
         self._part = part
         self.name = f"freeze-{part}"
-        if part.startswith("agent"):
+        if part not in (*SERVERS, "postgres"):
             self.hold_s = (16.0, 20.0)
 
     def may_cut(self, ground: Ground) -> frozenset[str]:
