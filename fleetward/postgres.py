@@ -103,8 +103,8 @@ class Cluster:
             left = _server_in(lock, self.data)
             if left is not None:
                 left.send(signal.SIGQUIT)
-            elif lock.exists():
-                lock.unlink()
+            else:
+                lock.unlink(missing_ok=True)
 
     def ensure_database(self) -> None:
         """The services' role and database, once it is up; does nothing where they are."""

@@ -220,7 +220,8 @@ class Supervisor:
             self._stop_stage([child for child in self._children.values() if child.service.stage == stage and child.process])
         for name in self._children:
             (self._run / f"{name}.pid").unlink(missing_ok=True)
-        (self._run / "children.json").unlink(missing_ok=True)
+        if self._children:  # else it names what an earlier run has left, some of which may live on
+            (self._run / "children.json").unlink(missing_ok=True)
 
     def _stop_stage(self, children: list[_Child]) -> None:
         running = [child.process for child in children if child.process is not None]
@@ -262,9 +263,12 @@ class Supervisor:
         return log
 
     def _said(self, child: _Child) -> str:
-        with self._log_file(child.service.name).open("rb") as log:
-            log.seek(child.log_start)
-            return log.read().decode("utf-8", "replace")
+        try:
+            with self._log_file(child.service.name).open("rb") as log:
+                log.seek(child.log_start)
+                return log.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""  # somebody tidies up; the next start makes another
 
     def _last_words(self, name: str) -> str:
         """The last line of a log, and where the others are."""
@@ -276,8 +280,8 @@ class Supervisor:
         """Copy and cut, because the children hold their files open (for appending)."""
         for name, child in self._children.items():
             path = self._log_file(name)
-            if child.ready and path.stat().st_size > LOG_BYTES:
-                with contextlib.suppress(OSError):  # a full disk: the next look tries again
+            with contextlib.suppress(OSError):  # a full disk, or a file that somebody has deleted: the next look tries again
+                if child.ready and path.stat().st_size > LOG_BYTES:
                     shutil.copyfile(path, path.with_suffix(".log.1"))
                     os.truncate(path, 0)
 

@@ -77,12 +77,12 @@ class Witness:
         return "" if found == last.hash else f"position {last.position} is not what it was when it was signed"
 
     async def _alarm(self, broken: str) -> None:
-        self.broken = broken
         METER.set(AUDIT_BROKEN, True)
         log.critical("the change log was rewritten", extra={"error": broken})
         message = f"The change log was rewritten: {broken}. `fleetward audit verify` says where; nothing is signed until a restart."
         told = {"severity": "critical", "type": "AuditBroken", "message": message}
         await self._store.make("notification", told, Actor.inventory())
+        self.broken = broken  # last: where people could not be told, they are at the next look
 
     def _say(self, head: Head | None, now: datetime) -> None:
         if head is not None and (self._said is None or now - self._said >= SAID):

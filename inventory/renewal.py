@@ -12,7 +12,7 @@ docs/adr/0017-renewal.md.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -121,6 +121,14 @@ def grace_of(environment: Mapping[str, str]) -> timedelta:
     return GRACE if text is None else duration(GRACE_VARIABLE, text)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """`told`: what people were told of with it, if anything."""
+
+    answer: CertificateAnswer | None
+    told: Hashable | None = None
+
+
 class Renewals:
     """Answers requests. `grace`: how long after its end a certificate can be replaced; `mono`: a monotonic clock, in seconds."""
 
@@ -137,29 +145,33 @@ class Renewals:
         except Invalid as error:
             return CertificateAnswer(replaces=request.replaces, certificate=None, reason=Denial.INVALID, message=error.detail[:1024])
 
-        async def once() -> CertificateAnswer | None:
+        async def once() -> _Answered:
             async with self._store.transaction() as w:
                 return await self._in_transaction(w, host, request, print_)
 
-        return await self._store.retrying(once)
+        answered = await self._store.retrying(once)
+        if answered.told is not None:
+            self._told.mark(answered.told, self._mono())
+        return answered.answer
 
-    async def _in_transaction(self, w: BulkWriter, host: str, request: CertificateRequest, print_: str) -> CertificateAnswer | None:
+    async def _in_transaction(self, w: BulkWriter, host: str, request: CertificateRequest, print_: str) -> _Answered:
         row = await w.tx.raw.fetchrow(SQL["lock_identity"], host)
         if row is None:
-            return None
+            return _Answered(None)
         held = self._held(row)
         proven = print_ == held.fingerprint or certificates.proves(row["certificate"], request.proof, request.csr)
         decision = decide(held, Asked(print_, request.replaces, proven), self._store.clock(), self._grace)
         match decision:
             case Repeat():
-                return CertificateAnswer(replaces=request.replaces, certificate=row["certificate"])
+                return _Answered(CertificateAnswer(replaces=request.replaces, certificate=row["certificate"]))
             case Issue(late):
                 issued = await self._issue(w, host, request, print_, held)
                 await self._say_late(w, host, late)
-                return CertificateAnswer(replaces=request.replaces, certificate=issued.pem)
+                return _Answered(CertificateAnswer(replaces=request.replaces, certificate=issued.pem))
             case Deny(reason, copied):
-                await self._say_denied(w, host, reason, copied, held)
-                return CertificateAnswer(replaces=request.replaces, certificate=None, reason=reason, message=self._words(reason, held))
+                told = await self._say_denied(w, host, reason, copied, held)
+                words = self._words(reason, held)
+                return _Answered(CertificateAnswer(replaces=request.replaces, certificate=None, reason=reason, message=words), told)
 
     def _held(self, row: Any) -> Held:
         made = x509.load_pem_x509_certificate(row["certificate"].encode())
@@ -205,10 +217,12 @@ class Renewals:
             await reports.notify(w, host, "info", "CertificateRenewedLate", text)
             log.info("device came back within the grace period", extra={"device": host})
 
-    async def _say_denied(self, w: BulkWriter, host: str, reason: Denial, copied: bool, held: Held) -> None:
+    async def _say_denied(self, w: BulkWriter, host: str, reason: Denial, copied: bool, held: Held) -> Hashable | None:
+        """What people are told of, where it is time to; it has been told once that is committed."""
         log.warning("certificate denied", extra={"device": host, "reason": reason.value})
-        if not self._told.first((host, reason, copied), self._mono()):
-            return
+        told = (host, reason, copied)
+        if not self._told.is_due(told, self._mono()):
+            return None
         await account_log.record(w.tx, Actor.device(host), "certificate", host, w.at, after={"denied": reason.value}, op="refused")
         if copied:
             await reports.notify(w, host, "error", "IdentityShared", SHARED)
@@ -216,6 +230,7 @@ class Renewals:
             late = _days(self._store.clock() - held.expires_at)
             text = f"It asks for a certificate {late} after its own ended, which is longer than the grace period: it needs a new token."
             await reports.notify(w, host, "warning", "CertificateLapsed", text)
+        return told
 
 
 def _days(span: timedelta) -> str:

@@ -96,7 +96,8 @@ class Worker:
         self.manager = manager
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(manager.concurrency)
-        self._in_hand: dict[str, Claimed] = {}
+        self._in_hand: dict[int, Claimed] = {}
+        """By fence: a key may be claimed again before the batch that it has left has ended."""
         self._batches: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
@@ -129,7 +130,7 @@ class Worker:
         if not claimed:
             self._slots.release()
             return False
-        self._in_hand.update({c.key: c for c in claimed})
+        self._in_hand.update({c.fence: c for c in claimed})
         task = asyncio.create_task(self._process(claimed), name=f"batch of {self.manager.queue}")
         self._batches.add(task)
         full = len(claimed) >= at_least(self.manager.batch)
@@ -159,7 +160,7 @@ class Worker:
                 await self._give_back(claimed, timedelta(seconds=AWAY_S))
         finally:
             for c in claimed:
-                self._in_hand.pop(c.key, None)
+                self._in_hand.pop(c.fence, None)
         await asyncio.sleep(self.manager.pause_s)
 
     async def _reconcile(self, claimed: Sequence[Claimed]) -> Mapping[str, Outcome]:
@@ -235,6 +236,9 @@ class Worker:
                     await self._engine.queue.renew(self.manager.queue, list(self._in_hand.values()), self._engine.lease)
             except Unavailable:
                 pass  # the next round may do it; if none does, another replica takes over
+            except Exception:
+                # Such as a deadlock with who settles the same keys. Without renewals every longer reconcile would be done twice at once.
+                log.exception("leases could not be renewed; the next round may do it", extra={"kind": self.manager.queue})
 
     async def _stop(self, renewing: "asyncio.Task[None]") -> None:
         held = list(self._in_hand.values())

@@ -8,9 +8,10 @@ put `csrf_token()` into their forms.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from jinja2 import StrictUndefined
@@ -59,6 +60,10 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     resources.blueprint,
 )
 
+Loop = Callable[[], Awaitable[None]]
+
+BROKEN_S: float = 5.0
+"""Before a part that failed is started again, in seconds."""
 TIDY_S: float = 3600.0
 """How often what is no longer needed is deleted, in seconds."""
 
@@ -106,8 +111,13 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
         provider=None if settings.provider is None else ProviderClient(settings.provider),
     )
     numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
-    loops = {"hub": hub.run(), "tidy": _tidy(services.store), "metrics": numbers.run(), "standing": services.standing.run()}
-    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+    loops: Mapping[str, Loop] = {
+        "hub": hub.run,
+        "tidy": partial(_tidy, services.store),
+        "metrics": numbers.run,
+        "standing": services.standing.run,
+    }
+    tasks = [asyncio.create_task(_keep(name, run), name=name) for name, run in loops.items()]
     try:
         yield services
     finally:
@@ -116,6 +126,16 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await db.close()
+
+
+async def _keep(name: str, run: Loop) -> None:
+    """Nobody waits for these loops: one that fails for a reason that nobody foresaw is said with its traceback, and begun again."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("part failed and is started again", extra={"part": name})
+        await asyncio.sleep(BROKEN_S)
 
 
 async def _tidy(store: Writes) -> None:

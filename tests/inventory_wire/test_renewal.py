@@ -2,11 +2,13 @@
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -17,6 +19,7 @@ from broker.topics import Topics
 from edge_agent import certificates as device_side
 from inventory import endings, integrations, rotation, trusting
 from inventory.authority import DEVICE_LIFETIME, Authority
+from inventory.bulk import BulkWriter
 from inventory.certificates import fingerprint, requested_key
 from inventory.db import Database, loads
 from inventory.errors import Forbidden, Invalid
@@ -195,6 +198,27 @@ async def test_a_copy_of_the_disk_is_noticed_when_it_renews(ground: Ground) -> N
     assert await ground.audited() == [("certificate", "refused", copy.device.id, {"denied": "Replaced"})]
     ground.now += timedelta(days=20)
     ground.machine.install(await ground.answer())
+
+
+async def test_what_was_undone_was_not_told(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock undoes the notification with all else; it is written when the transaction goes again."""
+    copy, transaction = ground.machine.copy(), ground.store.transaction
+    undone: list[bool] = []
+
+    @asynccontextmanager
+    async def undone_once() -> AsyncIterator[BulkWriter]:
+        async with transaction() as w:
+            yield w
+            if not undone:
+                undone.append(True)
+                raise asyncpg.DeadlockDetectedError("deadlock detected")
+
+    ground.now += timedelta(days=20)
+    ground.machine.install(await ground.answer())
+    monkeypatch.setattr(ground.store, "transaction", undone_once)
+    for _ in range(2):
+        assert (await ground.answer(copy)).reason is Denial.REPLACED
+    assert undone and await ground.notes() == [("IdentityShared", "error")]
 
 
 async def test_a_replay_is_no_copy(ground: Ground) -> None:

@@ -10,6 +10,7 @@ from inventory import heads, seals
 from inventory.actor import Actor
 from inventory.changes import Relay
 from inventory.db import Database, Tx
+from inventory.errors import Unavailable
 from inventory.heads import Witness
 from inventory.seals import Sealer
 from inventory.store import ListQuery, Store
@@ -86,3 +87,27 @@ async def test_a_rewritten_log_is_not_signed(
     assert (told["severity"], told["type"]) == ("critical", "AuditBroken")
     assert said in told["message"]
     assert len(await kept(db)) == len(before)
+
+
+async def test_people_who_could_not_be_told_are_told_later(
+    store: Store, db: Database, witness: Witness, admin: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database may be away at just that moment; then once, and nothing is signed meanwhile."""
+    for n in range(5):
+        await write(store, admin, f"r{n}")
+    await witness.step(NOW)
+    async with db.transaction() as tx:
+        await _cut(tx)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "make", away)
+        with pytest.raises(Unavailable):
+            await witness.step(NOW + MINUTE)
+    for n in range(2, 4):
+        assert await witness.step(NOW + n * MINUTE) is None
+    [told] = (await store.list("notification", ListQuery())).items
+    assert told["type"] == "AuditBroken"
+    assert await kept(db) == [5]

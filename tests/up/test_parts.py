@@ -13,10 +13,10 @@ import pytest
 from fleetward import launch, owner, postgres
 from fleetward.layout import DataDir
 from fleetward.preflight import Unusable, check_port, libpq_environment
-from fleetward.process import identify
+from fleetward.process import identify, note, noted
 from fleetward.services import Table
 from fleetward.settings import OIDC_NAMES, Up
-from fleetward.supervisor import restart_delay, said_ready, worth_saying
+from fleetward.supervisor import Service, Supervisor, restart_delay, said_ready, worth_saying
 from tests.up.runs import gone
 from tests.waiting import until
 from web.providers import VARIABLES
@@ -75,6 +75,38 @@ def test_restarts_come_within_five_seconds() -> None:
     assert delays[0] < 0.5
     assert max(delays) < 5
     assert [failures for failures in range(1, 20) if worth_saying(failures)] == [1, 2, 4, 8, 16]
+
+
+def test_a_log_that_is_deleted_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tidies up in the data directory must not end everything that runs."""
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: set())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "log").mkdir()
+    supervisor = Supervisor(tmp_path / "run", tmp_path / "log", lambda _: None)
+    supervisor.start(Service("sleeper", ("sleep", "600")))
+    try:
+        (tmp_path / "log" / "sleeper.log").unlink()
+        for ready in (False, True):
+            supervisor._children["sleeper"].ready = ready
+            supervisor._look()
+            supervisor._rotate_logs()
+    finally:
+        supervisor.stop()
+
+
+def test_who_ends_before_the_orphans_have_leaves_them_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `up` that is told to end while it waits for them: the next one goes on with it."""
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: set())
+    orphan = subprocess.Popen(launch.through(["sleep", "600"]))
+    try:
+        left = identify(orphan.pid)
+        assert left is not None
+        note(tmp_path / "children.json", {"sleeper": left})
+        Supervisor(tmp_path, tmp_path, lambda _: None).stop()
+        assert noted(tmp_path / "children.json") == {"sleeper": left}
+    finally:
+        orphan.kill()
+        orphan.wait()
 
 
 def test_ready_lines() -> None:

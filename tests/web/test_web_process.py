@@ -28,8 +28,30 @@ from inventory.db import Database, migrate
 from tests.waiting import Stopwatch, patience
 from tests.web.site_under_test import PASSWORD, people, until
 from tests.web.web_process import process
-from web import serving
+from web import app, serving
 from web.__main__ import Misconfigured, options_from, settings_from
+
+
+async def test_a_loop_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for it, so nobody else would notice; the log says why."""
+    monkeypatch.setattr(app, "BROKEN_S", 0.0)
+    begun, runs_on = [], asyncio.Event()
+
+    async def run() -> None:
+        begun.append(True)
+        if len(begun) == 1:
+            raise RuntimeError("deadlock detected")
+        runs_on.set()
+        await asyncio.Event().wait()
+
+    keeping = asyncio.create_task(app._keep("tidy", run))
+    try:
+        async with patience(30):
+            await runs_on.wait()
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    assert "deadlock detected" in caplog.text and keeping.cancelled()
 
 
 def test_it_serves_and_ends_quickly_with_streams_open(web_url: str) -> None:
