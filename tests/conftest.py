@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from inventory import passwords
 from inventory.db import Connection, Database, migrate
 from inventory.store import Store
 from tests.hashing import QUICK
+from tests.ports import free_port
 from tests.space import place
 from tests.waiting import until
 
@@ -185,15 +185,4 @@ def cut_at_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[Connectio
 @pytest.fixture
 def ports() -> Callable[[], int]:
     """A function that gives a free TCP port on the loopback, another one at each call."""
-    given: set[int] = set()
-
-    def free() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in given:
-                given.add(port)
-                return port
-
-    return free
+    return free_port

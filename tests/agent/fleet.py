@@ -30,6 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from broker.messages import Order
 from broker.topics import DeviceTopic, Topics
 from tests.agent.rig import Authority, Server
+from tests.ports import free_port
 from tests.waiting import Deadline
 
 DEADLINE_S = 20.0
@@ -50,12 +51,6 @@ def eventually(predicate: Callable[[], Any], what: str, deadline_s: float = DEAD
             return value
         assert not deadline.over(), f"not within {deadline_s} s: {what}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ca:

@@ -21,7 +21,7 @@ from broker.revocations import RevocationList, Revoked, parts_of
 from broker.topics import DeviceTopic, Topics
 from tests.broker.certificates import CertFactory
 from tests.broker.wire import Wire, until
-from tests.system.ports import free_port
+from tests.ports import free_port
 from tests.waiting import Stopwatch
 
 T = Topics()

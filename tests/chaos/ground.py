@@ -36,6 +36,7 @@ from tests.chaos.disks import Disk, Disks
 from tests.chaos.parts import Part, until
 from tests.chaos.proxy import Proxy, loopback
 from tests.chaos.story import Story
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 KEEPALIVE_S = HEARTBEAT_S = 5
@@ -175,7 +176,7 @@ class Ground:
         (self.home / "simulator").mkdir(mode=0o700)
         data = DataDir(self.home / "data")
         data.make(None)
-        mqtt, http = (_free_port() for _ in range(2))
+        mqtt, http = (free_port() for _ in range(2))
         up = Up(data.root, http_port=http, mqtt_port=mqtt, broker=self.broker, advertise=(cables.OUR_ADDRESS,))
         base = {name: value for name, value in os.environ.items() if not name.startswith("FLEETWARD_")}
         self._database = Database(self.home, self.disks, {"PATH": base.get("PATH", os.defpath), "LC_ALL": "C"})
@@ -336,12 +337,6 @@ class Ground:
         yield from self.parts.values()
         if self._database is not None:
             yield from self._database.running
-
-
-def _free_port() -> int:
-    with loopback() as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def ledger_of(device: Device) -> Path:

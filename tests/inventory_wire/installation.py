@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from broker.mosquitto import find_mosquitto
 from inventory.authority import Authority
+from tests.ports import free_port
 from tests.waiting import Deadline, patience
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +62,8 @@ class Installation:
     database: str
     kind: str = field(default_factory=lambda: "mosquitto" if find_mosquitto() else "embedded")
     """Of the broker."""
-    port: int = 0
-    """Of the broker: chosen by the system at its first start, and kept."""
+    port: int = field(default_factory=free_port)
+    """Of the broker, also after it was killed and started again."""
     processes: dict[str, Process] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     """The line by which each said that it is ready."""
@@ -97,8 +98,6 @@ class Installation:
             line = await process.stdout.readline()
         assert line.startswith((b"ready", b"listening")), f"{name} said {line!r}: {self.log(name)[-3000:]}"
         self.said[name] = line.decode().strip()
-        if name == "broker":
-            self.port = int(line.rsplit(b":", 1)[1])
         return process
 
     def command(self, name: str) -> list[str]:

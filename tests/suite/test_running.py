@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import running, waiting
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +52,7 @@ def test_a_worker_that_dies_fails_the_run(tmp_path: Path) -> None:
 
 def test_a_test_that_hangs_fails_the_run(tmp_path: Path) -> None:
     """Its time-out ends it in the worker as anywhere else."""
-    done = suite(tmp_path, "import threading\n\n\ndef test_a():\n    threading.Event().wait()\n", "--timeout", "1")
+    done = suite(tmp_path, "import threading\n\n\ndef test_a():\n    threading.Event().wait()\n", "--timeout", "4")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("1 failed, 1 passed in ")
 
@@ -80,6 +82,18 @@ def test_whole_installations_are_tested_one_at_a_time() -> None:
 def test_the_files_that_begin_first_are_there() -> None:
     """One that was renamed would begin whenever its turn came."""
     assert [path for path in running.LONG if not (ROOT / path).is_file()] == []
+
+
+def test_a_free_port_is_kept_for_its_server() -> None:
+    """Nobody else gets it, and who connects to it is refused, before its server listens and after it has died; it listens again at once."""
+    port = free_port()
+    for _ in range(2):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
+        with socket.create_server(("", port)), socket.create_connection(("127.0.0.1", port), 5):
+            pass
 
 
 def test_time_in_which_a_machine_is_busy_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def installation() -> Iterator[Installation]:
 @contextmanager
 def one_more(*flags: str) -> Iterator[Installation]:
     """An installation that runs, `up` with these flags; its files go with it."""
-    from tests.system.ports import free_port
+    from tests.ports import free_port
 
     home = place("fleetward-system-")
     made = Installation(home / "data", free_port(), free_port(), flags)

@@ -9,7 +9,6 @@ import asyncio
 import getpass
 import random
 import re
-import socket
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
@@ -25,6 +24,7 @@ from broker.packets import Will, connect, data, packet
 from tests.broker.attack.ground import Finding, Ground, watched
 from tests.broker.mutations import mutate
 from tests.broker.wire import Wire, publish
+from tests.ports import free_port
 from tests.waiting import patience
 
 PINGREQ = b"\xc0\x00"
@@ -336,14 +336,13 @@ def _compared(found: list[Difference], ours: Outcome, theirs: Outcome) -> list[F
 @asynccontextmanager
 async def _mosquitto(binary: str) -> AsyncIterator[int]:
     """As bare as the other: no TLS, no ACL, nothing persistent, on the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as found, tempfile.TemporaryDirectory() as directory:
-        port = int(found.getsockname()[1])
+    with tempfile.TemporaryDirectory() as directory:
+        port = free_port()
         config = Path(directory) / "mosquitto.conf"
         config.write_text(
             f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {getpass.getuser()}\npersistence false\nlog_dest none\n"
             f"set_tcp_nodelay true\nmax_inflight_messages 0\nmax_queued_messages 0\nmax_packet_size {Limits().packet_bytes}\n"
         )
-        found.close()
         process = await asyncio.create_subprocess_exec(binary, "-c", str(config), stderr=subprocess.DEVNULL)
         try:
             await _answering(port)
