@@ -132,7 +132,7 @@ def test_nothing_is_lost_when_broker_and_agent_are_killed(fleet: Fleet, new_agen
     online(fleet, agent)
     hook = f"echo run >> {tmp_path}/runs; test $(wc -l < {tmp_path}/runs) -gt 1 || sleep 60"
     fleet.order(agent.device, "cmd-1", args=config(tmp_path / "files" / "f", "x", hook), resource=resource())
-    eventually(lambda: (tmp_path / "runs").exists(), "on_change runs")
+    eventually(lambda: (tmp_path / "runs").exists() and (tmp_path / "runs").read_text() == "run\n", "on_change runs")
     agent.kill()
     fleet.broker.kill()
     agent.start()

@@ -130,7 +130,7 @@ async def test_it_survives_the_loss_of_all_its_connections(process: Process, db:
         async with db.acquire() as connection:
             ended = await connection.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND application_name LIKE 'svc-managers%' OR (application_name = 'fleetward-listen' AND pid <> pg_backend_pid())"
+                "AND (application_name LIKE 'svc-managers%' OR application_name = 'fleetward-listen') AND pid <> pg_backend_pid()"
             )
         assert ended
         await registered(store, "two")

@@ -132,8 +132,10 @@ def test_next_up_right_after_everything_was_killed(ups: Ups) -> None:
 def test_pid_files_that_name_strangers_harm_nobody(ups: Ups) -> None:
     """After a restart of the machine the noted pids may be anyone's: strangers are left alone, and are in nobody's way."""
     run = ups.start().until_ready()
+    children = run.children()
     run.process.kill()
     run.process.wait()
+    until(lambda: all(gone(pid) for pid in children.values()), 30, "the children to follow their supervisor")
     stranger = subprocess.Popen(launch.through(["sleep", "600"], user=owner().user))
     try:
         for pid_file in (run.data / "run").glob("*.pid"):
