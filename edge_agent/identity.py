@@ -2,8 +2,11 @@
 
 import base64
 import binascii
+import fcntl
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,10 +82,25 @@ def load(state_dir: Path) -> Identity:
     return identity
 
 
-def settle(state_dir: Path) -> None:
-    """Finish what a crash has interrupted: the exchange of key and certificate, and of the CAs that are trusted. Raises OSError.
+@contextmanager
+def alone(state_dir: Path) -> Iterator[None]:
+    """Meanwhile nobody else puts key, certificate or CAs in their places: the agent and each of its jobs (`certificates`) are processes of
+    their own, which would move away each other's files, and TLS reads two of them. Before enrollment there is nobody. Raises OSError."""
+    with ExitStack() as held:
+        with suppress(FileNotFoundError):
+            file = held.enter_context((state_dir / IDENTITY_FILE).open("rb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    The next certificate is written once it is known to fit the next key: from then on the exchange has happened, whatever is moved when."""
+
+def settle(state_dir: Path) -> None:
+    """Finish what a crash has interrupted: the exchange of key and certificate, and of the CAs that are trusted. Raises OSError."""
+    with alone(state_dir):
+        _settle(state_dir)
+
+
+def _settle(state_dir: Path) -> None:
+    """The next certificate is written once it is known to fit the next key: then the exchange has happened, whatever is moved when."""
     next_key, next_certificate = state_dir / NEXT_KEY_FILE, state_dir / NEXT_CERTIFICATE_FILE
     if next_certificate.exists():
         if next_key.exists():
@@ -97,11 +115,14 @@ def settle(state_dir: Path) -> None:
 
 
 def adopt(state_dir: Path, ring: Ring) -> None:
-    """Trust these from now on. Raises OSError."""
+    """Trust these from now on, where no later ones have been adopted meanwhile. Raises OSError."""
     roots = [base64.b64encode(root).decode() for root in ring.roots]
     kept = {"generation": ring.generation, "command_roots": roots, "authorities": list(ring.authorities)}
-    atomic.write(state_dir / TRUST_FILE, json.dumps(kept, indent=1).encode(), 0o600)
-    settle(state_dir)
+    with alone(state_dir):
+        known = _trusted(state_dir)
+        if known is None or known.generation <= ring.generation:
+            atomic.write(state_dir / TRUST_FILE, json.dumps(kept, indent=1).encode(), 0o600)
+        _settle(state_dir)
 
 
 def _following(identity: Identity) -> Identity:

@@ -81,7 +81,8 @@ def told(turn: Turn, signal: Inspected | Prepared | Renewed | RenewalFailed) -> 
         case Renewed(held, ring):
             _renewed(turn, held, readmitted=ring is not None)
             if ring is not None:
-                turn.set(ring=ring)
+                if ring.generation > turn.ring.generation:  # else a connection has brought a later list meanwhile
+                    turn.set(ring=ring)
                 _dial_now(turn)
         case RenewalFailed(message, denied):
             _plan(turn, busy=False)

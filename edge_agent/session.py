@@ -15,7 +15,7 @@ from typing import Any
 from paho.mqtt.client import Client, MQTTMessage, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from edge_agent.identity import Identity
+from edge_agent.identity import Identity, alone
 from edge_agent.signals import Connect, Connected, Disconnected, Input, Publish, Received
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,14 @@ def tls_context(identity: Identity) -> ssl.SSLContext:
     """Ours to the broker, the broker's checked against the fleet's own CA and nothing else. Raises OSError naming the damaged file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _trust(context, identity.ca_file)
-    try:
-        context.load_cert_chain(identity.certificate_file, identity.key_file)
-    except ssl.SSLError as error:
-        # OpenSSL says the same of both files: the certificate is tried by itself.
-        _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), identity.certificate_file)
-        raise OSError(f"{identity.key_file} can't be used ({error}): restore it, or remove it and enroll again") from error
+    with alone(identity.state_dir):
+        _trust(context, identity.ca_file)
+        try:
+            context.load_cert_chain(identity.certificate_file, identity.key_file)
+        except ssl.SSLError as error:
+            # OpenSSL says the same of both files: the certificate is tried by itself.
+            _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), identity.certificate_file)
+            raise OSError(f"{identity.key_file} can't be used ({error}): restore it, or remove it and enroll again") from error
     return context
 
 

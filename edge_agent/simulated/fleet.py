@@ -4,6 +4,7 @@ It does for each what `runtime` does on a device, with invented hands: scans and
 journal is the memory of this process (it survives a simulated reboot, not the end of the process). `simulator` starts it.
 """
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -101,7 +102,8 @@ class Fleet:
         self._arrivals: queue.SimpleQueue[Enrolled | tuple[Member, Input]] = queue.SimpleQueue()
         self._clerk = Clerk()
         self._ring, self._bell = socket.socketpair()
-        self._ring.setblocking(False)
+        for end in (self._ring, self._bell):
+            end.setblocking(False)
         self.selector.register(self._ring, selectors.EVENT_READ, self._answer_bell)
         self._stopping = False
 
@@ -110,12 +112,19 @@ class Fleet:
     def arrive(self, enrolled: Enrolled) -> None:
         """A device is enrolled: let it boot. Callable from any thread."""
         self._arrivals.put(enrolled)
-        self._bell.send(b"!")
+        self._wake()
 
     def stop(self) -> None:
         """End `run`, each agent saying goodbye. Callable from a signal handler."""
         self._stopping = True
-        self._bell.send(b"!")
+        self._wake()
+
+    def _wake(self) -> None:
+        """Never waits: a signal handler runs in the very thread that answers the bell."""
+        try:
+            self._bell.send(b"!")
+        except BlockingIOError:
+            pass  # it rings as loud as it can
 
     # --- the loop ---
 
@@ -280,7 +289,7 @@ class Fleet:
     def _send_errand(self, member: Member, job: CertificateJob) -> None:
         def tell(signal: Input) -> None:
             self._arrivals.put((member, signal))
-            self._bell.send(b"!")
+            self._wake()
 
         ring = member.state.ring or member.me.ring
         self._clerk.take(Errand(job, member.enrolled.identity, member.enrolled.pem, ring, tell))
@@ -355,13 +364,11 @@ class Fleet:
         self._watch(member, wire)
 
     def _secure(self, member: Member, wire: Wire) -> None:
-        """The socket object changes, so it is registered anew."""
+        """The socket object changes, so it is registered anew; where TLS can't begin, there is none to be registered."""
         context = self._tls(member)
         self.selector.unregister(wire.sock)
-        try:
-            wire.secure(context, member.enrolled.identity.host)
-        finally:
-            self.selector.register(wire.sock, member.events, member)
+        wire.secure(context, member.enrolled.identity.host)
+        self.selector.register(wire.sock, member.events, member)
 
     def _tls(self, member: Member) -> ssl.SSLContext:
         """The one context, holding this member's certificate for the moment."""
@@ -391,7 +398,8 @@ class Fleet:
 
     def _forget(self, member: Member, wire: Wire) -> None:
         self._handshakes.pop(member, None)
-        self.selector.unregister(wire.sock)
+        with contextlib.suppress(KeyError, ValueError):  # whose TLS could not begin is registered no more
+            self.selector.unregister(wire.sock)
         wire.close()
         member.wire = None
 

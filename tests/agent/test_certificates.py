@@ -1,5 +1,6 @@
 """X.509 on the device: what is asked for, what is taken, and that a crash at any point leaves a key with its certificate."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from broker.messages import (
     encode,
     from_json,
 )
-from edge_agent import certificates, doctor, enroll, identity, trust
+from edge_agent import atomic, certificates, doctor, enroll, identity, trust
 from edge_agent.certificates import RenewalError
 from edge_agent.enroll import Answered, Evidence
 from edge_agent.keeper import Keeper
@@ -174,6 +176,36 @@ def test_a_crash_amid_adopting_keys_is_put_right(state: Path, tmp_path: Path, po
         if over:
             break
     assert over and found == ring
+
+
+def test_one_at_a_time_puts_files_in_their_places(offline: Fleet, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent adopts other CAs while a job of its exchanges the certificate, or TLS reads it: none moves away what another is about to.
+    Nor does one that comes later go back to earlier ones."""
+    certificate = certified(offline, asked(state), identity.load(state).device)
+    (state / "device.crt.next").write_text(certificate)
+    ring, free = Ring(5, (b"n" * 32,), ((state / "ca.crt").read_text(), Ca().pem)), list[bool]()
+
+    def look(*_: object) -> None:
+        with (state / "identity.json").open() as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free.append(False)
+            else:
+                free.append(True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "sync_directory", look)
+        identity.adopt(state, ring)
+        patched.setattr(ssl.SSLContext, "load_cert_chain", look)
+        tls_context(identity.load(state))
+    assert free == [False] * 5
+    look()
+    assert free[-1]
+    assert (state / "device.crt").read_text() == certificate and identity.load(state).ring == ring
+    fits(state)
+    identity.adopt(state, replace(ring, generation=4))
+    assert identity.load(state).ring == ring
 
 
 def test_trust_that_can_t_be_read_is_as_none(state: Path) -> None:

@@ -197,6 +197,17 @@ def test_one_that_has_ended_is_asked_for_over_http() -> None:
     assert of(Connect, effects) and bench.state.ring == ring and bench.state.certificate == NEXT
 
 
+def test_what_http_brings_is_not_gone_back_to() -> None:
+    """Over a connection that came about meanwhile, a later list may have been adopted than the one that the server's answer had."""
+    bench = Bench()
+    bench.put(Booted())
+    bench.put(Inspected(HELD))
+    later = Ring(8, (b"n" * 32,), (CA,))
+    bench.state = replace(bench.state, ring=later)
+    bench.put(Renewed(NEXT, Ring(7, (b"o" * 32,), (CA,))))
+    assert bench.state.ring == later and bench.state.certificate == NEXT
+
+
 def test_a_broker_of_an_unknown_ca_is_a_reason_to_ask_over_http() -> None:
     """The CA may have changed while this device was away: within seconds of the failed handshake."""
     bench = Bench()

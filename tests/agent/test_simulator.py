@@ -1,20 +1,30 @@
 """The simulator: many real decisions over invented hosts, changeable while it runs, resuming after a restart."""
 
 import json
+import select
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.messages import CommandState, ResourceRef
+from edge_agent import enroll, identity
+from edge_agent.enroll import Answered, Evidence
+from edge_agent.simulated import fleet as simulated
 from edge_agent.simulated.control import OPERATIONS, tell
+from edge_agent.simulated.enrollment import Enrolled
 from edge_agent.simulated.hardware import Hardware
 from tests.agent.conftest import ROOT
 from tests.agent.fleet import Fleet, eventually
 from tests.agent.test_agent_device import config
+from tests.waiting import until
 
 COUNT = 12
 
@@ -138,3 +148,49 @@ def test_every_operation_is_documented() -> None:
     text = (ROOT / "docs" / "agent.md").read_text()
     for operation in OPERATIONS:
         assert f"`{operation}`" in text, operation
+
+
+def test_a_signal_that_nobody_has_answered_yet_does_not_wait() -> None:
+    """Its handler runs in the thread that would have to answer; of very many a few are enough."""
+    fleet = simulated.Fleet(1)
+    for _ in range(10_000):
+        fleet.stop()
+    fleet.run()
+
+
+class Reset:
+    """A TLS context whose connections the broker resets before TLS begins: it listens, and is killed with them in its queue."""
+
+    def __init__(self, context: ssl.SSLContext, broker: socket.socket) -> None:
+        self._context, self._broker = context, broker
+
+    def wrap_socket(self, sock: socket.socket, **how: Any) -> ssl.SSLSocket:
+        accepted, _ = self._broker.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        arrived = select.poll()
+        arrived.register(sock, select.POLLHUP)
+        assert arrived.poll(10_000)
+        return self._context.wrap_socket(sock, **how)
+
+
+def test_a_connection_that_is_reset_before_tls_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device tries again later, and the others go on."""
+    offline, evidence = Fleet(tmp_path / "fleet"), Evidence("SN1", "uuid-1", (), "box")
+    state = tmp_path / "state"
+    enroll.enroll(state, lambda body: Answered(*offline.enroll(body)), "good-token", evidence, "http://127.0.0.1:1")
+    pem = tmp_path / "0.pem"
+    pem.write_bytes((state / "device.key").read_bytes() + (state / "device.crt").read_bytes())
+    fleet, made = simulated.Fleet(1), simulated.Fleet._tls
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        monkeypatch.setattr(simulated.Fleet, "_tls", lambda self, member: Reset(made(self, member), broker))
+        me = replace(identity.load(state), host="127.0.0.1", port=broker.getsockname()[1])
+        fleet.arrive(Enrolled(0, me, pem))
+
+        def failed() -> bool:
+            fleet.turn()
+            return any(member.state.link.failures for member in fleet.members.values())
+
+        until(failed, 10, "the device has noticed")
+    fleet.stop()
+    fleet.run()
