@@ -91,9 +91,11 @@ class Publisher:
 
     async def _deliver(self, changes: Sequence[Change]) -> None:
         """All of them, again from the first one until the broker has taken them together."""
-        messages = [message for change in changes for message in self._messages(change)] + await self._scoped(changes)
-        while messages:
+        plain = [message for change in changes for message in self._messages(change)]
+        while plain:
             await self._connected()
+            # Anew each time: whoever has another scope by now is told nothing more by the one before.
+            messages = plain + await self._scoped(changes)
             told = await asyncio.gather(*(self._publish(topic, payload) for topic, payload in messages), return_exceptions=True)
             errors = [error for error in told if error is not None]
             others = [error for error in errors if not isinstance(error, Undelivered)]

@@ -538,6 +538,10 @@ FROM certificate c LEFT JOIN host h ON h.id = c.host
 WHERE (c.serial = $1 OR c.name = $1 OR h.name = $1) AND c.expires_at > $2
 ORDER BY c.serial FOR UPDATE OF c;
 
+-- name: hold_identity
+-- Of the host of this id or name: none gets another certificate until the end of the transaction. $1 id or name
+SELECT i.host FROM device_identity i JOIN host h ON h.id = i.host WHERE h.id = $1 OR h.name = $1 ORDER BY i.host FOR UPDATE OF i;
+
 -- name: revoke_certificates
 -- $1 serials, $2 now
 UPDATE certificate SET revoked_at = $2, reason = 'revoked' WHERE serial = ANY ($1::text[]) AND revoked_at IS NULL;

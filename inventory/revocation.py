@@ -49,7 +49,7 @@ async def revoke(db: Database, ref: str, now: datetime, by: Actor = SYSTEM) -> l
 
     Raises NotFound, Conflict (an integration's, or a name of several), Unavailable."""
     async with db.transaction() as tx:
-        rows = [] if "\0" in ref else [dict(row) for row in await tx.raw.fetch(SQL["find_certificates"], ref, now)]
+        rows = [] if "\0" in ref else await _found(tx.raw, ref, now)
         _refuse(ref, rows)
         serials = [row["serial"] for row in rows]
         await take_back(tx.raw, db, serials, now)
@@ -61,6 +61,13 @@ async def revoke(db: Database, ref: str, now: datetime, by: Actor = SYSTEM) -> l
     for row in found:
         log.warning("certificate revoked", extra={"client": row["name"], "reason": row["why"]})
     return found
+
+
+async def _found(connection: Connection, ref: str, now: datetime) -> list[dict[str, Any]]:
+    """The certificates meant, locked; and no device gets another one meanwhile, in the place of one of these, that would not be among
+    them."""
+    await connection.fetch(SQL["hold_identity"], ref)
+    return [dict(row) for row in await connection.fetch(SQL["find_certificates"], ref, now)]
 
 
 async def take_back(connection: Connection, db: Database, serials: Sequence[str], now: datetime) -> None:

@@ -1,5 +1,6 @@
 """What is taken back, and how brokers are told: on a real database, without a broker."""
 
+import asyncio
 import hashlib
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,7 +28,7 @@ from inventory.revocation_list import AGAIN_S, Teller
 from inventory.signing import CommandSigner
 from inventory.store import Store
 from tests.inventory_wire.device import TOPICS, Device, Sent
-from tests.inventory_wire.installation import new_key, request
+from tests.inventory_wire.installation import new_key, request, until
 
 ADMIN = Actor.user("admin", "admin")
 BROKER = ("fleet.example", 8883)
@@ -185,6 +186,25 @@ async def test_a_device_s_certificate_is_revoked_by_a_person(trust: Trust) -> No
         assert (await trust.revoked())[issued.serial] == id
         assert await trust.fetch("SELECT 1 FROM device_identity WHERE host = $1 AND revoked_at IS NOT NULL", id)
         assert await trust.fetch("SELECT 1 FROM work WHERE manager = 'host' AND key = $1 AND due_at <= clock_timestamp()", id)
+
+
+async def test_a_certificate_that_is_being_renewed_is_taken_back_with_the_other(trust: Trust) -> None:
+    """By the host's name, all that it has: it does not get away with the one that it is given at that moment."""
+    host, issued, _ = await trust.enroll(new_key())
+    renewed = trust.authority.issue_device(request(new_key()), host)
+
+    async def is_waited_for() -> bool:
+        sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await trust.fetch(sql))
+
+    async with trust.db.transaction() as tx:
+        await tx.raw.fetchrow(SQL["lock_identity"], host)
+        revoking = asyncio.create_task(revocation.revoke(trust.db, host, trust.now))
+        await until(is_waited_for, "the revocation")
+        await tx.raw.execute(SQL["exchange_certificate"], host, "print", renewed.pem, renewed.serial, renewed.expires_at)
+    assert {row["serial"] for row in await revoking} == {issued.serial, renewed.serial}
+    assert await trust.revoked() == dict.fromkeys((issued.serial, renewed.serial), host)
+    assert await trust.fetch("SELECT 1 FROM device_identity WHERE host = $1 AND revoked_at IS NOT NULL", host)
 
 
 async def test_a_name_of_several_is_not_guessed(trust: Trust, tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ async def _changed(db: Database, store: Store, authority: Authority, scope: str)
     return found
 
 
+async def test_another_scope_holds_for_what_waited_for_the_broker(
+    db: Database, store: Store, made: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be told while the broker was away is told by the scope of now."""
+    monkeypatch.setattr("inventory.publisher.LOOK_S", 0.02)
+    sides, broker = await two_sides(db), Broker()
+    await _let_in(db, made)
+    broker.away = True
+    async with running(Relay(db).run, Publisher(db, Topics(), broker.publish, broker.connected).run):
+        await until(lambda: broker.tries, "a try")
+        await _changed(db, store, made, OTHER)
+        tries = broker.tries
+        await until(lambda: broker.tries > tries + 100, "further tries")
+        broker.away = False
+        await store.patch("region", "north", {"title": "Last"}, ADMIN)
+        await until(lambda: any("/events/region/" in topic and body["resource"]["title"] == "Last" for topic, body in broker.got), "it")
+    own = {body["id"] for topic, body in broker.got if "/line/" in topic and body["kind"] == "host"}
+    assert own == {sides.outside.host}
+
+
 async def _revoked(db: Database) -> dict[str, bool]:
     """By serial, whether a certificate that it has had is taken back."""
     return {row["serial"]: row["why"] is not None for row in await listed(db, datetime.now(UTC), "", 10) if row["name"] == "line"}
