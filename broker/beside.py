@@ -22,7 +22,7 @@ from broker.client import Settings
 from broker.configuration import DATA
 from broker.following import Following
 from broker.heap import keep_trimmed
-from broker.mosquitto_files import Files
+from broker.mosquitto_files import Files, Seen
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Beside:
     def __init__(self, settings: Settings, acl: Acl, files: Files, reload: Sequence[str]) -> None:
         self._acl, self._files, self._command = acl, files, reload
         self._following = Following(settings, acl.topics, files, self._reload)
-        self._seen: tuple[int, ...] = ()
+        self._seen: Seen = ()
         self._told = False
 
     async def prepare(self) -> None:

@@ -127,8 +127,9 @@ class Tls:
             log.warning("certificates can't be read", extra={"reason": str(error)})
         return self._context
 
-    def _changed_at(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_mtime_ns for path in self._files)
+    def _changed_at(self) -> tuple[tuple[int, int], ...]:
+        """Time and file: two that take each other's place within a tick of the kernel's clock have one time."""
+        return tuple((found.st_mtime_ns, found.st_ino) for found in (path.stat() for path in self._files))
 
     def _load(self) -> ssl.SSLContext:
         certificate, key, ca = self._files

@@ -28,7 +28,7 @@ from pathlib import Path
 from broker.acl import BROKER, Acl
 from broker.client import Settings
 from broker.following import Following
-from broker.mosquitto_files import PLUGIN_CLIENTS, Files, render, write
+from broker.mosquitto_files import PLUGIN_CLIENTS, Files, Seen, render, write
 from broker.revocations import RevocationList
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Mosquitto:
             ended.cancel()
         raise MosquittoMissing("mosquitto does not start; its messages are above")
 
-    async def _follow(self, seen: tuple[int, ...]) -> None:
+    async def _follow(self, seen: Seen) -> None:
         """Tell Mosquitto of changed integrations and certificates: SIGHUP makes it read both, apart from the CAs."""
         while True:
             await asyncio.sleep(_WATCH_S)

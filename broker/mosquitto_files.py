@@ -54,10 +54,23 @@ class Files:
         """Beside the secrets' own: a CA that has no list there yet would be believed nothing. Of two of one CA the newer counts."""
         write(self.crl, crl + (self.secrets / "ca.crl").read_text())
 
-    def seen(self) -> tuple[int, ...]:
+    def seen(self) -> "Seen":
         """Differs where something has changed that Mosquitto has to read again; the last of it where it has to be started again."""
         watched = (self.integrations, *(self.secrets / name for name in ("broker.crt", "ca.crl", "ca.crt")))
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in watched)
+        return tuple(_stamp(path) for path in watched)
+
+
+Seen = tuple[tuple[int, int], ...]
+"""Of each file the time of its last change, in nanoseconds, and its number."""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Two files that take each other's place within a tick of the kernel's clock have one time."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
 
 
 PLUGIN_CLIENTS = {

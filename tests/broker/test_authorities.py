@@ -1,6 +1,7 @@
 """Another CA under a running broker: it is trusted once it stands beside the old one, and who came in by a CA that is gone has to leave."""
 
 import asyncio
+import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -76,6 +77,18 @@ async def changing(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     for wire in found.made:
         await wire.abort()
     await broker.stop()
+
+
+def test_another_certificate_is_read_within_a_tick(tmp_path: Path) -> None:
+    """The kernel counts a file's time in steps of milliseconds, so one that takes another's place may have the same."""
+    certs = CertFactory(tmp_path)
+    tls = Tls(tmp_path / "broker.crt", tmp_path / "broker.key", tmp_path / "ca.crt")
+    before, found = tls.context(), (tmp_path / "ca.crt").stat()
+    assert tls.context() is before
+    shutil.copyfile(tmp_path / "ca.crt", tmp_path / "ca.new")
+    os.utime(tmp_path / "ca.new", ns=(found.st_atime_ns, found.st_mtime_ns))
+    (tmp_path / "ca.new").replace(certs.directory / "ca.crt")
+    assert tls.context() is not before
 
 
 async def test_a_rotation_of_the_ca(changing: Changing) -> None:

@@ -18,7 +18,7 @@ import pytest
 from broker.acl import Acl, Class, Identity
 from broker.client import Session, Settings
 from broker.mosquitto import Mosquitto, MosquittoMissing, _answers
-from broker.mosquitto_files import Files, read_integrations, render
+from broker.mosquitto_files import Files, read_integrations, render, write
 from broker.topics import DeviceTopic, EventTopic, Topics
 from broker.turns import Share
 from tests.broker.certificates import CertFactory
@@ -60,6 +60,17 @@ def test_the_configuration_is_the_golden_one() -> None:
     """Every line of it is a promise: certificates only, identity from them, bounds, nothing kept."""
     golden = Path(__file__).parents[1] / "golden" / "broker" / "mosquitto.conf"
     assert render(Files(Path("/d/secrets"), Path("/d/broker")), "127.0.0.1", 8883, "fleet", "/usr/lib/plugin.so") == golden.read_text()
+
+
+def test_a_file_in_anothers_place_is_seen_within_a_tick(tmp_path: Path) -> None:
+    """The kernel counts a file's time in steps of milliseconds: two lists one after the other may have one time and one size."""
+    files = Files(tmp_path / "secrets", tmp_path / "run")
+    files.integrations.parent.mkdir()
+    files.integrations.write_text("[1]")
+    before, found = files.seen(), files.integrations.stat()
+    write(files.integrations, "[2]")
+    os.utime(files.integrations, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert files.seen() != before
 
 
 async def test_one_that_only_begins_is_told_nothing(broker: Mosquitto, port: int, monkeypatch: pytest.MonkeyPatch) -> None:

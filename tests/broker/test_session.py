@@ -122,7 +122,7 @@ class Unfit:
     async def settings(self) -> Settings:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        return Settings(host="127.0.0.1", port=port, name="svc-inventory", keepalive_s=600, timeout_s=0.2, backoff_s=0.02)
+        return Settings(host="127.0.0.1", port=port, name="svc-inventory", keepalive_s=600, timeout_s=0.5, backoff_s=0.02)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
