@@ -87,11 +87,12 @@ class Opener:
         """Have the keys of devices that are to be written to. Raises Unavailable."""
         await self._load({device for device in devices if device not in self._keys})
 
-    def forget(self, devices: Sequence[str]) -> None:
-        """Their keys are not what they were."""
+    async def load_anew(self, devices: Sequence[str]) -> None:
+        """Their keys are not what they were, and stay until the others are here: to whoever opens other messages meanwhile a device without
+        a key is nobody. Raises Unavailable."""
         for device in devices:
-            self._keys.pop(device, None)
             self._asked.forget(device)
+        await self._load(set(devices))
 
     def _open_one(self, m: Inbound) -> bool:
         """False: its MAC is not good. One of a device that is not known stays without message and problem."""

@@ -266,7 +266,8 @@ class Ingest:
         try:
             batch = await self._patiently(lambda: self._commit(inbound))
         except _StaleKeys as stale:
-            self._opener.forget(stale.devices)
+            devices = stale.devices
+            await self._patiently(lambda: self._opener.load_anew(devices))
             left = await self.open([_unopened(m) if m.device in stale.devices else m for m in inbound])
             if left:
                 await self._write(left)

@@ -179,8 +179,11 @@ async def reset_password(tx: Tx, actor: Actor, ref: str, hashed: str, now: datet
 
 
 async def set_own_password(tx: Tx, actor: Actor, id: str, hashed: str, session: str, now: datetime) -> None:
-    """By its owner, who has shown the present one. All sessions but this one end. Raises NotFound."""
+    """By its owner, who has shown the present one. All sessions but this one end. Raises NotFound, Forbidden."""
     user = await locked(tx, id)
+    # Whoever has given the user another password since the present one was looked at, has ended the session.
+    if not await tx.raw.fetchval('SELECT 1 FROM sessions WHERE id = $1 AND "user" = $2', session, id):
+        raise Forbidden("this session was ended meanwhile, and the password is as it was: sign in again")
     before = view(user)
     user.password, user.password_changed_at, user.password_expires_at = hashed, now, None
     await user.save(using_db=tx.client, update_fields=["password", "password_changed_at", "password_expires_at"])

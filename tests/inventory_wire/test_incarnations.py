@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,13 +15,14 @@ from broker.messages import Facts
 from inventory.actor import Actor
 from inventory.authority import Authority
 from inventory.certificates import as_issued
-from inventory.db import SQL, Database
+from inventory.db import SQL, Connection, Database
 from inventory.enrollment import Admitted, redeem
+from inventory.inbound import Opener
 from inventory.ingest import Ingest
 from inventory.signing import CommandSigner
 from inventory.store import Store
-from tests.inventory_wire.device import TOPICS, Device, Sent
-from tests.inventory_wire.installation import new_key, request
+from tests.inventory_wire.device import TOPICS, Device, Sent, make_device
+from tests.inventory_wire.installation import new_key, request, until
 
 ADMIN = Actor.user("admin", "admin")
 MACHINES = 20
@@ -110,3 +114,35 @@ async def test_a_thousand_incarnations(db: Database, store: Store, authority: Au
     assert MACHINES * ROUNDS == 1000
     # Of a host that is gone the key is remembered for a while, but there is no stream any more that its word could be added to.
     assert place.ingest.refused.bad_mac + place.ingest.counts.ignored == 2 * MACHINES * (rounds - 1)
+
+
+class Slow:
+    """A database that may be asked, and whose answers wait until they are let through."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.asked, self.through = 0, asyncio.Event()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        async with self._db.acquire() as connection:
+            yield connection
+        self.asked += 1
+        await self.through.wait()
+
+
+async def test_whoever_is_looked_up_anew_is_known_meanwhile(db: Database, store: Store, authority: Authority) -> None:
+    """The next batch is being opened just then: its messages of that device, such as its first presence, are not an unknown device's."""
+    slow, known = Slow(db), await make_device(db, store, authority)
+    slow.through.set()
+    opener = Opener(cast(Database, slow), authority)
+    assert len(await opener.open([known.inbound(known.presence())])) == 1
+    slow.through.clear()
+    message, stranger = known.inbound(known.presence()), Device("host-none", b"0" * 32)
+    opening = asyncio.create_task(opener.open([stranger.inbound(stranger.presence()), message]))
+    await until(lambda: slow.asked == 2, "the next batch")
+    anew = asyncio.create_task(opener.load_anew([known.id]))
+    await until(lambda: slow.asked == 3, "the look-up")
+    slow.through.set()
+    assert await opening == [message]
+    await anew

@@ -88,6 +88,21 @@ async def test_a_one_time_password_ends(db: Database) -> None:
     assert await accounts.check_password(db, "ann", GOOD, NOW) is None
 
 
+async def test_a_password_that_was_reset_meanwhile_is_not_changed(db: Database) -> None:
+    """Between the look at the present one and the change: an administrator's word is the last."""
+    await _admins(db, "admin", "ann")
+    checked = await accounts.check_password(db, "ann", GOOD, NOW)
+    assert checked is not None
+    opened = await sessions.open_session(db, checked.account, Browser("::1", "x"), "password", NOW, DAY)
+    found = await accounts.find_session(db, opened.secret, NOW, DAY)
+    assert found is not None
+    own, one_time = await passwords.hashed("a password of one's own"), await passwords.hashed("one-time-one-time")
+    await _tx(db, lambda tx: users.reset_password(tx, ADMIN, "ann", one_time, NOW))
+    with pytest.raises(Forbidden, match="ended meanwhile"):
+        await _tx(db, lambda tx: users.set_own_password(tx, ADMIN, found.account.id, own, found.id, NOW))
+    assert await accounts.check_password(db, "ann", "one-time-one-time", NOW) is not None
+
+
 async def test_a_disabled_user_is_nobody(db: Database) -> None:
     """Neither password nor session; enabled again the password is good, the session stays gone."""
     await _admins(db, "admin", "ann")
