@@ -71,6 +71,7 @@ class Leases:
             alive = await tx.raw.fetchval(SQL["greet_replicas"], self._name, self._lease_s)
             renewed = await tx.raw.fetch(SQL["renew_leases"], self._name, self._lease_s)
             mine = {row["shard"] for row in renewed}
+            self.held &= mine  # what another one had meanwhile comes anew, also where it comes back in this very step
             if deaf or not hearing or any(row["lapsed"] for row in renewed):
                 # Before the commit that makes the leases current again: nobody may count our silence as the devices'.
                 await tx.raw.execute(SQL["say_subscribed"], self._name, sorted(mine), hearing and mine <= self.held)

@@ -128,6 +128,20 @@ async def test_what_is_released_is_taken_at_once(replica: Callable[[str], Replic
     assert await two.step() == 256
 
 
+async def test_what_another_one_had_meanwhile_comes_anew(db: Database, replica: Callable[[str], Replica]) -> None:
+    """One that stood still for so long that another came, listened and went: it is told that others may have written, and its devices'
+    silence is judged again."""
+    one, two = replica("one"), replica("two")
+    await one.step()
+    await forward(db, 100)
+    assert await two.step() == 256
+    await two.leases.release()
+    assert await one.step() == 256 and one.moved == 2
+    await one.step()
+    async with db.acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM ingest_lease WHERE subscribed_since IS NOT NULL") == 256
+
+
 async def test_what_the_broker_refuses_is_asked_for_again(db: Database, replica: Callable[[str], Replica]) -> None:
     """The session forgets what was refused. Until it is granted nothing is heard, and so no silence counts."""
     one = replica("one")
