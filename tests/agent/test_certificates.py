@@ -155,6 +155,23 @@ def test_a_crash_at_any_point_leaves_a_key_with_its_certificate(offline: Fleet, 
     assert over and outcomes == sorted(outcomes) and set(outcomes) == {False, True}
 
 
+def test_an_exchange_that_could_not_be_told_of_is_told_of(offline: Fleet, state: Path, tmp_path: Path, power: dict[str, int]) -> None:
+    """A job that is ended, at any point, leaves the agent asking again, and it gets the same answer: that is in its place then."""
+    certificate, over, point = certified(offline, asked(state), identity.load(state).device), False, 0
+    while not over:
+        here = Path(shutil.copytree(state, tmp_path / f"ended-{point}"))
+        power["left"], point = point, point + 1
+        try:
+            certificates.install(here, certificate)
+            over = True
+        except PowerLoss:
+            pass  # the agent goes on
+        power["left"] = 10**9
+        certificates.install(here, certificate)
+        assert fits(here) and (here / "device.crt").read_text() == certificate
+    assert point > 4
+
+
 def test_a_crash_amid_adopting_keys_is_put_right(state: Path, tmp_path: Path, power: dict[str, int]) -> None:
     """What is trusted and the file that TLS reads go together after the next start."""
     other = Ca().pem
