@@ -10,7 +10,8 @@ So it is told by `read_again` alone, once at a time, which returns when it has r
 
 A handshake that the old CRL has let pass may end after the cut. So a second later the CRL is had read, and the owners are cut, once more;
 that holds against somebody else's SIGHUP, too, which may have swallowed ours. Whoever has another, good certificate under the same name is
-back a moment later.
+back a moment later. Who is still to be cut stands in a file until that has been done: a Mosquitto of somebody's own goes on with its
+connections where we end meanwhile, and the list alone would be no news to the next of us.
 
 It connects as `svc-broker` and asks for the list at each connection, as Inventory may have told it to nobody. `broker.mosquitto` runs it,
 and `broker.beside` for a Mosquitto of somebody's own.
@@ -19,12 +20,13 @@ and `broker.beside` for a Mosquitto of somebody's own.
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from broker.acl import CONTROL
 from broker.client import NotConnected, Session, SessionDown, SessionUp, Settings
 from broker.messages import now_text
-from broker.mosquitto_files import Files
+from broker.mosquitto_files import Files, write
 from broker.revocations import Follower, RevocationList
 from broker.topics import BrokerTopic, Topics
 
@@ -48,6 +50,7 @@ class Following:
         self._topics, self._files, self._reload = topics, files, reload
         self._follower = Follower(files.revoked, self._act)
         self._asks = asyncio.Event()
+        self._uncut: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self.reading = asyncio.Lock()
         """Held while Mosquitto reads its files, or begins to run: by one at a time."""
@@ -58,7 +61,13 @@ class Following:
         return self._follower.known
 
     def restore(self) -> RevocationList:
-        """What was known before."""
+        """What was known before; and who was still to be cut, which `run` does."""
+        try:
+            self._uncut = Counter(str(name) for name in json.loads(self._files.uncut.read_text()))
+        except FileNotFoundError:
+            log.debug("nobody was still to be cut", extra={"path": str(self._files.uncut)})
+        except (OSError, ValueError, TypeError) as error:
+            log.error("who was still to be cut can't be read", extra={"path": str(self._files.uncut), "error": str(error)})
         return self._follower.restore()
 
     async def read_again(self, write: Callable[[], None]) -> None:
@@ -81,6 +90,8 @@ class Following:
         """Until cancelled."""
         async with self._session, asyncio.TaskGroup() as group:
             await self._session.subscribe(self._topics.broker("revoked"))
+            if self._uncut:
+                self._begin(self._follower.known, sorted(self._uncut))
             group.create_task(self._ask())
             async for received in self._session:
                 if received.topic == BrokerTopic("revoked"):
@@ -101,14 +112,31 @@ class Following:
                 pass  # the next connection asks again
 
     def _act(self, now: RevocationList, before: RevocationList) -> None:
-        task = asyncio.create_task(self._take_back(now, now.names_since(before)))
+        names = now.names_since(before)
+        if names:
+            self._uncut.update(names)
+            self._keep_uncut()
+        self._begin(now, names)
+
+    def _begin(self, now: RevocationList, names: Sequence[str]) -> None:
+        task = asyncio.create_task(self._take_back(now, names))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _keep_uncut(self) -> None:
+        try:
+            write(self._files.uncut, json.dumps(sorted(self._uncut)))
+        except OSError as error:
+            log.error("who is to be cut can't be kept", extra={"path": str(self._files.uncut), "error": str(error)})
+
     async def _take_back(self, now: RevocationList, names: Sequence[str]) -> None:
         await self._keep_out(now)
-        if not names:
-            return
+        if names:
+            await self._end_connections(now, names)
+            self._uncut -= Counter(names)
+            self._keep_uncut()
+
+    async def _end_connections(self, now: RevocationList, names: Sequence[str]) -> None:
         others = [name for name in names if name != self._me]
         await self._cut(others)
         await asyncio.sleep(AGAIN_S)

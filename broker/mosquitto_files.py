@@ -42,6 +42,11 @@ class Files:
         return self.run / "revoked.json"
 
     @property
+    def uncut(self) -> Path:
+        """Names of those who are revoked and may still be connected."""
+        return self.run / "uncut.json"
+
+    @property
     def integrations(self) -> Path:
         """Written by Inventory: a JSON list of {"name", "scoped"}."""
         return self.secrets.parent / "broker" / "integrations.json"

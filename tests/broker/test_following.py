@@ -4,17 +4,21 @@ It takes two within less than a millisecond, which no test makes happen each tim
 """
 
 import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from broker.acl import BROKER
-from broker.client import NotConnected, Settings
+from broker.client import NotConnected, Received, Settings
 from broker.following import Following
 from broker.mosquitto_files import Files
+from broker.revocations import RevocationList, Revoked, parts_of
 from broker.topics import Topics
 from tests.broker.certificates import CertFactory
+from tests.broker.wire import until
 
 
 class Busy:
@@ -44,14 +48,25 @@ def busy(done: list[str]) -> Busy:
 
 
 @pytest.fixture
-def following(certs: CertFactory, tmp_path: Path, done: list[str], busy: Busy, monkeypatch: pytest.MonkeyPatch) -> Following:
+def make(certs: CertFactory, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[object], Following]:
+    """One with such a session; all of them with the same files."""
+    monkeypatch.setattr("broker.following.AGAIN_S", 0.0)
+
     async def reload() -> None:
         done.append("told")
 
-    settings = Settings.from_url("mqtts://127.0.0.1:1", BROKER, certs.directory, Topics())
-    following = Following(settings, Topics(), Files(certs.directory, tmp_path), reload)
-    monkeypatch.setattr(following, "_session", busy)
-    return following
+    def made(session: object) -> Following:
+        settings = Settings.from_url("mqtts://127.0.0.1:1", BROKER, certs.directory, Topics())
+        following = Following(settings, Topics(), Files(certs.directory, tmp_path), reload)
+        monkeypatch.setattr(following, "_session", session)
+        return following
+
+    return made
+
+
+@pytest.fixture
+def following(make: Callable[[object], Following], busy: Busy) -> Following:
+    return make(busy)
 
 
 async def test_it_is_told_again_when_it_has_read(following: Following, busy: Busy, done: list[str]) -> None:
@@ -92,3 +107,48 @@ async def test_what_can_not_be_written_is_not_told(following: Following, busy: B
     assert done == []
     await following.read_again(lambda: done.append("rules"))
     assert done[:2] == ["rules", "told"]
+
+
+class Cut(Busy):
+    """A session that shows who is cut, and hears nothing."""
+
+    async def __aenter__(self) -> "Cut":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def subscribe(self, *filters: str) -> None:
+        pass
+
+    async def connected(self) -> None:
+        pass
+
+    async def __aiter__(self) -> AsyncIterator[Received]:
+        await asyncio.Event().wait()
+        yield  # type: ignore[misc]
+
+    async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
+        await super().publish(topic, payload, qos)
+        self._done.extend(command["username"] for command in json.loads(payload).get("commands", ()) if "username" in command)
+
+
+async def test_who_was_to_be_cut_is_cut_by_the_next(make: Callable[[object], Following], done: list[str]) -> None:
+    """One that is ended amid a cut has kept the list, which is no news to the next; so it has kept who was to be cut, too."""
+    ended = make(Busy(done))
+    for part in parts_of(RevocationList(1, (Revoked("a1", "host-a"), Revoked("b2", "host-b")), "a CRL")):
+        ended._follower.take(part)
+    cancelled = [task for task in ended._tasks if task.cancel()]
+    await asyncio.gather(*cancelled, return_exceptions=True)
+    assert cancelled and done == []
+    session = Cut(done)
+    session.may.set()
+    following = make(session)
+    assert following.restore().number == 1
+    running = asyncio.create_task(following.run())
+    await until(lambda: not following._tasks and {"host-a", "host-b"} <= set(done))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    again = make(Cut(done))
+    again.restore()
+    assert not again._uncut
