@@ -41,12 +41,13 @@ class Account:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A user whose password was right. `one_time`: it has to be changed before anything else. `ended`: it may not be used any more.
-    `second_factor`: a code is asked for besides."""
+    `second_factor`: a code is asked for besides. `since`: since when it has been the password, for `sessions.open_session`."""
 
     account: Account
     one_time: bool
     ended: bool
     second_factor: bool
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ async def check_password(db: Database, name: str, password: str, now: datetime) 
         return None
     ends = user.password_expires_at
     account = Account(user.id, user.name, user.role, "user", user.scope)
-    return Checked(account, ends is not None, ends is not None and ends <= now, user.totp_since is not None)
+    return Checked(account, ends is not None, ends is not None and ends <= now, user.totp_since is not None, user.password_changed_at)
 
 
 async def find_session(db: Database, secret: str, now: datetime, idle: timedelta) -> Session | None:

@@ -176,6 +176,10 @@ UPDATE host SET version = nextval('versions'), updated_at = now() WHERE id = ANY
 -- Whose bearer token it is. $1 SHA-256 of the token, $2 now
 SELECT id, name, role, scope, last_used_at FROM api_tokens WHERE token_hash = $1 AND (expires_at IS NULL OR expires_at > $2);
 
+-- name: note_sign_in
+-- Nothing where the password is another one by now. $1 user id, $2 now, $3 since when the one that was shown has been theirs, or NULL
+UPDATE users SET signed_in_at = $2 WHERE id = $1 AND ($3::timestamptz IS NULL OR password_changed_at = $3) RETURNING true;
+
 -- name: open_session
 -- $1 SHA-256 of the cookie, $2 id, $3 user id, $4 CSRF token, $5 now, $6 until when, $7 address, $8 what the browser calls itself
 INSERT INTO sessions (token_hash, id, "user", csrf, created_at, seen_at, expires_at, address, agent)

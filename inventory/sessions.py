@@ -16,7 +16,7 @@ from inventory import account_log
 from inventory.accounts import Account, digest, new_secret
 from inventory.actor import Actor
 from inventory.db import SQL, Database, Tx
-from inventory.errors import NotFound
+from inventory.errors import Forbidden, NotFound
 from inventory.ids import new_id
 from inventory.resource import Resource, time_text
 
@@ -43,17 +43,22 @@ class Browser:
     had: str = ""
 
 
-async def open_session(db: Database, account: Account, browser: Browser, how: str, now: datetime, longest: timedelta) -> Opened:
+async def open_session(
+    db: Database, account: Account, browser: Browser, how: str, now: datetime, longest: timedelta, *, since: datetime | None = None
+) -> Opened:
     """Remember that this browser has signed in, until `now + longest` at the most. how: `password`, `code` or `provider`, for the audit.
-    Forgets sessions and sign-ins that have ended."""
+    since: when the password that was shown became theirs; Forbidden where they have another one by now, as all that the former one had
+    opened is ended already. Forgets sessions and sign-ins that have ended."""
     opened, id = Opened(new_secret(), secrets.token_urlsafe(24)), new_id("sess")
     actor, agent = Actor.user(account.name, account.role, browser.address), "".join(filter(str.isprintable, browser.agent))[:MAX_AGENT]
     async with db.transaction() as tx:
+        # The user first, as whoever ends their sessions has it.
+        if not await tx.raw.fetchval(SQL["note_sign_in"], account.id, now, since):
+            raise Forbidden("the password was changed, or the user deleted, meanwhile: sign in again")
         await tx.raw.execute("DELETE FROM sessions WHERE expires_at <= $1 OR token_hash = $2", now, digest(browser.had))
         await tx.raw.execute("DELETE FROM sign_ins_begun WHERE expires_at <= $1", now)
         place = (browser.address, agent)
         await tx.raw.execute(SQL["open_session"], digest(opened.secret), id, account.id, opened.csrf, now, now + longest, *place)
-        await tx.raw.execute("UPDATE users SET signed_in_at = $2 WHERE id = $1", account.id, now)
         said = {"user": account.name, "address": browser.address, "agent": agent, "how": how}
         await account_log.record(tx, actor, "session", id, now, after=said)
     return opened
@@ -129,7 +134,7 @@ async def begun(db: Database, secret: str, now: datetime) -> str | None:
     return found
 
 
-async def finish(db: Database, secret: str) -> None:
-    """The second step is done, or given up."""
+async def finish(db: Database, secret: str) -> bool:
+    """The second step is done. False where the sign-in was ended meanwhile."""
     async with db.transaction() as tx:
-        await tx.raw.execute("DELETE FROM sign_ins_begun WHERE token_hash = $1", digest(secret))
+        return bool(await tx.raw.fetchval("DELETE FROM sign_ins_begun WHERE token_hash = $1 RETURNING true", digest(secret)))

@@ -23,7 +23,7 @@ from web import json, proving
 from web.identity import begun_cookie_name, remote_address
 from web.providers import ProviderClient, Refused, Unwelcome
 from web.services import services
-from web.signin import local_path, set_begun_cookie, welcome
+from web.signin import Proven, local_path, set_begun_cookie, welcome
 
 log = logging.getLogger(__name__)
 PURPOSE = "sign-in by the provider"
@@ -73,7 +73,7 @@ async def back() -> Response:
         return await _refused(error, client.provider.issuer)
     except Unavailable as error:
         return _back("away", error.detail)
-    return await welcome(account, "provider", str(sent["next"]))
+    return await welcome(Proven(account, "provider"), str(sent["next"]))
 
 
 async def _refused(error: Refused | Unwelcome, issuer: str) -> Response:

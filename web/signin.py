@@ -9,6 +9,7 @@ token could tell.
 Source: contract.md section 5; OWASP Authentication and Session Management Cheat Sheets; Fetch Metadata (W3C).
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -34,13 +35,24 @@ CHANGE_PASSWORD = "/password"
 """The page to which somebody with a one-time password is sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Who signs in and by what, as `sessions.open_session` has it. one_time: the password has to be changed first. since: when it became
+    theirs; None where the identity provider vouches for them."""
+
+    account: Account
+    how: str
+    one_time: bool = False
+    since: datetime | None = None
+
+
 @blueprint.post("/login")
 async def login() -> ResponseReturnValue:
     _refuse_foreign()
     given = await _given()
     second = "code" in given and "username" not in given
     try:
-        account, one_time, how = await (_second_step(given) if second else _first_step(given))
+        proven = await (_second_step(given) if second else _first_step(given))
     except proving.CodeNeeded as needed:
         if not wants_page():
             raise
@@ -49,7 +61,7 @@ async def login() -> ResponseReturnValue:
         if not wants_page():
             raise
         return _back_to_form(error, given, second)
-    return await welcome(account, how, str(given.get("next", "")), one_time=one_time)
+    return await welcome(proven, str(given.get("next", "")))
 
 
 @blueprint.post("/logout")
@@ -65,17 +77,18 @@ async def logout() -> ResponseReturnValue:
     return response
 
 
-async def _first_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
-    """Who it is, whether the password was a one-time one, and by what they have signed in. Raises CodeNeeded."""
+async def _first_step(given: dict[str, Any]) -> Proven:
+    """Raises CodeNeeded."""
     checked = await proving.password(_credential(given, "username"), _credential(given, "password"))
-    if not checked.second_factor:
-        return checked.account, checked.one_time, "password"
-    if "code" not in given:
-        raise proving.CodeNeeded(checked.account)
-    return checked.account, checked.one_time, await proving.code(checked.account, _credential(given, "code"))
+    how = "password"
+    if checked.second_factor:
+        if "code" not in given:
+            raise proving.CodeNeeded(checked.account)
+        how = await proving.code(checked.account, _credential(given, "code"))
+    return Proven(checked.account, how, checked.one_time, checked.since)
 
 
-async def _second_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
+async def _second_step(given: dict[str, Any]) -> Proven:
     here, now, cookie = services(), datetime.now(UTC), request.cookies.get(begun_cookie_name(), "")
     code = _credential(given, "code")
     whose = await sessions.begun(here.db, cookie, now)
@@ -85,11 +98,12 @@ async def _second_step(given: dict[str, Any]) -> tuple[Account, bool, str]:
         user = await users.locked(tx, whose)
     account = Account(user.id, user.name, user.role, "user", user.scope)
     how = await proving.code(account, code)
-    await sessions.finish(here.db, cookie)
+    if not await sessions.finish(here.db, cookie):
+        raise Unauthenticated("this sign-in was ended meanwhile: begin again with name and password")
     if user.disabled_at is not None:
         await proving.refused(user.name, "disabled")
         raise Unauthenticated("the name or the password is wrong")
-    return account, user.password_expires_at is not None, how
+    return Proven(account, how, user.password_expires_at is not None, user.password_changed_at)
 
 
 async def _ask_for_code(account: Account, given: dict[str, Any]) -> Response:
@@ -123,18 +137,21 @@ def _credential(given: dict[str, Any], name: str) -> str:
     return value
 
 
-async def welcome(account: Account, how: str, wanted: str, *, one_time: bool = False) -> Response:
-    """Open the session, and send a browser on."""
-    proving.signed_in(account)
-    here = services()
+async def welcome(proven: Proven, wanted: str) -> Response:
+    """Open the session, and send a browser on. Raises Forbidden where what was proven holds no longer."""
+    account, here, now = proven.account, services(), datetime.now(UTC)
     browser = Browser(remote_address(), request.headers.get("User-Agent", ""), request.cookies.get(cookie_name(), ""))
-    opened = await sessions.open_session(here.db, account, browser, how, datetime.now(UTC), here.settings.session_longest)
+    longest = here.settings.session_longest
+    opened = await sessions.open_session(here.db, account, browser, proven.how, now, longest, since=proven.since)
+    proving.signed_in(account)
     if wants_page():
-        where = f"{CHANGE_PASSWORD}?" + urlencode({"next": local_path(wanted)}) if one_time else local_path(wanted)
+        where = f"{CHANGE_PASSWORD}?" + urlencode({"next": local_path(wanted)}) if proven.one_time else local_path(wanted)
         response = Response(status=303, headers={"Location": where})
     else:
         body = {"name": account.name, "role": account.role, "csrf_token": opened.csrf}
-        response = Response(json.encode(body | ({"must_change_password": True} if one_time else {})), content_type="application/json")
+        response = Response(
+            json.encode(body | ({"must_change_password": True} if proven.one_time else {})), content_type="application/json"
+        )
     set_session_cookie(response, opened)
     response.delete_cookie(begun_cookie_name(), path="/", secure=here.settings.tls, httponly=True, samesite="Lax")
     return response

@@ -103,6 +103,37 @@ async def test_a_password_that_was_reset_meanwhile_is_not_changed(db: Database) 
     assert await accounts.check_password(db, "ann", "one-time-one-time", NOW) is not None
 
 
+async def test_a_password_that_was_reset_meanwhile_opens_nothing(db: Database) -> None:
+    """Between the look at it and the session: the reset has ended what there was, and this would be one more."""
+    await _admins(db, "admin", "ann")
+    checked = await accounts.check_password(db, "ann", GOOD, NOW)
+    assert checked is not None
+    one_time, later = await passwords.hashed("one-time-one-time"), NOW + timedelta(seconds=1)
+    await _tx(db, lambda tx: users.reset_password(tx, ADMIN, "ann", one_time, later))
+    for since, name in ((checked.since, "ann"), (None, "nobody")):
+        account = checked.account if name == "ann" else accounts.Account("user-nobody", "nobody", "viewer")
+        with pytest.raises(Forbidden, match="meanwhile"):
+            await sessions.open_session(db, account, Browser("::1", "x"), "password", later, DAY, since=since)
+    async with db.acquire() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM sessions") == 0
+    anew = await accounts.check_password(db, "ann", "one-time-one-time", later)
+    assert anew is not None
+    opened = await sessions.open_session(db, anew.account, Browser("::1", "x"), "password", later, DAY, since=anew.since)
+    assert await accounts.find_session(db, opened.secret, later, DAY) is not None
+
+
+async def test_a_sign_in_of_two_steps_is_finished_once(db: Database) -> None:
+    """By who did the second step, or by a reset in between: the other one learns of it."""
+    await _admins(db, "admin", "ann")
+    checked = await accounts.check_password(db, "ann", GOOD, NOW)
+    assert checked is not None
+    first, second = [await sessions.begin(db, checked.account.id, NOW) for _ in range(2)]
+    assert [await sessions.finish(db, first) for _ in range(2)] == [True, False]
+    one_time = await passwords.hashed("one-time-one-time")
+    await _tx(db, lambda tx: users.reset_password(tx, ADMIN, "ann", one_time, NOW))
+    assert not await sessions.finish(db, second)
+
+
 async def test_a_disabled_user_is_nobody(db: Database) -> None:
     """Neither password nor session; enabled again the password is good, the session stays gone."""
     await _admins(db, "admin", "ann")

@@ -168,10 +168,20 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self._begin()
+        until(self._ready, 60)
+
+    def _begin(self) -> None:
         self.cluster.clear_stale()
         command = launch.through(self.cluster.command(), user=self.cluster.owner.user, death=signal.SIGQUIT)
         self._server = subprocess.Popen(command, cwd="/", stdout=self._log, stderr=self._log, start_new_session=True)
-        until(self.cluster.ready, 60)
+
+    def _ready(self) -> bool:
+        """One that ends again, as what the one before has left is still in its way, is begun again, as `up` does it."""
+        if self._server is None or self._server.poll() is not None:
+            print(Path(self._log.name).read_text()[-2000:])
+            self._begin()
+        return self.cluster.ready()
 
     def stop(self) -> None:
         """At once, as a crash does: connections are cut, the next start recovers."""

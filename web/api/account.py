@@ -89,7 +89,8 @@ async def set_password(identity: Identity, present: str, new: str, *, only_asked
     hashed = await passwords.hashed(new)
     await written(lambda tx: users.set_own_password(tx, actor, identity.account.id, hashed, identity.session or "", now))
     browser = Browser(remote_address(), request.headers.get("User-Agent", ""), request.cookies.get(cookie_name(), ""))
-    return await sessions.open_session(here.db, identity.account, browser, "new password", now, here.settings.session_longest)
+    longest = here.settings.session_longest
+    return await sessions.open_session(here.db, identity.account, browser, "new password", now, longest, since=now)
 
 
 @blueprint.post("/account:begin-second-factor")
