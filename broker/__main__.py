@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from broker import beside, configuration, logs
+from broker import beside, configuration, heap, logs
 from broker.acl import Acl
 from broker.embedded import EmbeddedBroker
 from broker.guard import Rules, Tls
-from broker.heap import keep_trimmed
 from broker.mosquitto import Mosquitto, MosquittoMissing
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 from broker.vitals import answer_signal
@@ -76,7 +75,7 @@ async def _run(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
     answer_signal(asyncio.get_running_loop())
-    keep_trimmed(asyncio.get_running_loop())
+    heap.keep(asyncio.get_running_loop())
     port = await broker.start(options.host, options.port)
     try:
         print(f"listening mqtts://{_shown(options.host)}:{port}", flush=True)

@@ -16,12 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker import logs
+from broker import heap, logs
 from broker.acl import BROKER, Acl
 from broker.client import Settings
 from broker.configuration import DATA
 from broker.following import Following
-from broker.heap import keep_trimmed
 from broker.mosquitto_files import Files, Seen
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 
@@ -135,7 +134,7 @@ async def _until_told(beside: Beside) -> None:
     """By SIGTERM or SIGINT."""
     await beside.prepare()
     loop, task = asyncio.get_running_loop(), asyncio.create_task(beside.run())
-    keep_trimmed(loop)
+    heap.keep(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     await asyncio.wait([task])

@@ -19,9 +19,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
+from broker import heap
 from broker.client import NotConnected, Received, Session, SessionDown, SessionUp, SubscriptionRefused
 from broker.client import Settings as BrokerSettings
-from broker.heap import keep_trimmed
 from broker.messages import BY_SUFFIX
 from broker.topics import UPLINKS, BrokerTopic, DeviceTopic, IntentTopic
 from broker.vitals import answer_signal
@@ -301,7 +301,7 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: print("rea
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     answer_signal(asyncio.get_running_loop())
-    keep_trimmed(asyncio.get_running_loop())
+    heap.keep(asyncio.get_running_loop())
     await _until(stop, serve(settings, ready))
 
 

@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from broker import heap
 from broker.client import Session, SessionDown, SessionUp
 from broker.client import Settings as BrokerSettings
-from broker.heap import keep_trimmed
 from broker.vitals import answer_signal
 from inventory.applying import Configs
 from inventory.db import Database
@@ -108,7 +108,7 @@ async def run(settings: Settings, ready: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     answer_signal(asyncio.get_running_loop())
-    keep_trimmed(asyncio.get_running_loop())
+    heap.keep(asyncio.get_running_loop())
     signer = CommandSigner(settings.secrets)
     broker = BrokerSettings.from_url(settings.broker, certificate_name(SERVICE, settings.replica), settings.secrets, settings.topics)
     db = await Database.open(settings.database, application=SERVICE, pool_size=settings.pool_size)

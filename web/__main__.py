@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from broker import logs
-from broker.heap import keep_trimmed
+from broker import heap, logs
 from broker.vitals import answer_signal
 from inventory.db import Database
 from inventory.errors import Unavailable
@@ -121,7 +120,7 @@ async def _run(settings: Settings, address: Address) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     answer_signal(asyncio.get_running_loop())
-    keep_trimmed(asyncio.get_running_loop())
+    heap.keep(asyncio.get_running_loop())
     try:
         bound = serving.listen(address)
     except OSError as error:

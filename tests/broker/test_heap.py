@@ -1,5 +1,7 @@
-"""Memory that was freed, as the system sees it."""
+"""Memory that was freed, as the system sees it; and what stays, as the garbage collector does."""
 
+import asyncio
+import gc
 import os
 from pathlib import Path
 
@@ -24,3 +26,17 @@ def test_holes_between_blocks_in_use_go_back_to_the_system() -> None:
     assert heap.trim()
     assert before - resident_bytes() > BLOCKS * SIZE / 2
     assert len(kept) == BLOCKS / KEPT_OF
+
+
+async def test_what_there_is_at_the_start_is_left_alone() -> None:
+    """No later collection walks it; what comes later is collected as ever."""
+    gc.unfreeze()
+    heap.keep(asyncio.get_running_loop())
+    try:
+        assert gc.get_freeze_count() > 10_000
+        ring: list[object] = []
+        ring.append(ring)
+        del ring
+        assert gc.collect() > 0
+    finally:
+        gc.unfreeze()
