@@ -34,7 +34,6 @@ def trim() -> bool:
 
 def keep(loop: asyncio.AbstractEventLoop) -> None:
     """From now on, for as long as the loop runs; what there is by now is taken to stay."""
-    gc.collect()
     gc.freeze()
     _trim_again(loop)
 
