@@ -37,7 +37,7 @@ def test_whatever_its_name_and_scope_a_token_can_be_revoked_without_scrolling(pa
     page.goto("/access/programs")
     page.get_by_label("Name").fill("a-token-with-quite-a-long-name-for-reports")
     page.get_by_label("Only for these hosts").fill('labels.country = de AND cpu_cores >= 8 AND os_name = "Debian GNU/Linux"')
-    page.get_by_role("button", name="Make a token").click()
+    page.get_by_role("button", name="Make a token").press("Enter")
     page.locator("#made").wait_for()
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
