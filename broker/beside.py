@@ -21,7 +21,8 @@ from broker.acl import BROKER, Acl
 from broker.client import Settings
 from broker.configuration import DATA
 from broker.following import Following
-from broker.mosquitto_files import Files, Seen
+from broker.mosquitto_files import Files
+from broker.stamps import Stamps
 from broker.topics import DEFAULT_ROOT, TopicError, Topics
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Beside:
     def __init__(self, settings: Settings, acl: Acl, files: Files, reload: Sequence[str]) -> None:
         self._acl, self._files, self._command = acl, files, reload
         self._following = Following(settings, acl.topics, files, self._reload)
-        self._seen: Seen = ()
+        self._seen: Stamps = ()
         self._told = False
 
     async def prepare(self) -> None:
@@ -55,8 +56,7 @@ class Beside:
             group.create_task(self._follow())
 
     def _write(self) -> None:
-        self._files.write_acl(self._acl)
-        self._files.write_crl(self._following.revoked.crl)
+        self._files.write_rules(self._acl, self._following.revoked.crl)
 
     async def _follow(self) -> None:
         while True:

@@ -91,7 +91,7 @@ class Following:
         async with self._session, asyncio.TaskGroup() as group:
             await self._session.subscribe(self._topics.broker("revoked"))
             if self._uncut:
-                self._begin(self._follower.known, sorted(self._uncut))
+                self._begin(sorted(self._uncut))
             group.create_task(self._ask())
             async for received in self._session:
                 if received.topic == BrokerTopic("revoked"):
@@ -116,10 +116,10 @@ class Following:
         if names:
             self._uncut.update(names)
             self._keep_uncut()
-        self._begin(now, names)
+        self._begin(names)
 
-    def _begin(self, now: RevocationList, names: Sequence[str]) -> None:
-        task = asyncio.create_task(self._take_back(now, names))
+    def _begin(self, names: Sequence[str]) -> None:
+        task = asyncio.create_task(self._take_back(names))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -129,25 +129,25 @@ class Following:
         except OSError as error:
             log.error("who is to be cut can't be kept", extra={"path": str(self._files.uncut), "error": str(error)})
 
-    async def _take_back(self, now: RevocationList, names: Sequence[str]) -> None:
-        await self._keep_out(now)
+    async def _take_back(self, names: Sequence[str]) -> None:
+        await self._keep_out()
         if names:
-            await self._end_connections(now, names)
+            await self._end_connections(names)
             self._uncut -= Counter(names)
             self._keep_uncut()
 
-    async def _end_connections(self, now: RevocationList, names: Sequence[str]) -> None:
+    async def _end_connections(self, names: Sequence[str]) -> None:
         others = [name for name in names if name != self._me]
         await self._cut(others)
         await asyncio.sleep(AGAIN_S)
-        await self._keep_out(now)
+        await self._keep_out()
         await self._cut(others)
         log.info("connections of revoked certificates are cut", extra={"clients": len(names)})
         if self._me in names:
             await self._cut_ourselves()
 
-    async def _keep_out(self, now: RevocationList) -> None:
-        if not now.crl:
+    async def _keep_out(self) -> None:
+        if not self.revoked.crl:
             log.error("Inventory signs no CRL, so revoked certificates come back: give it ca.key (fleetward certificate create)")
             return
         try:

@@ -29,6 +29,7 @@ from broker.lobby import Lobby, Place
 from broker.packets import Connect, Malformed, Refusal
 from broker.refusals import Refusals
 from broker.revocations import plain_serial
+from broker.stamps import stamps
 from broker.topics import TopicError
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Tls:
     def __init__(self, certificate: Path, key: Path, ca: Path) -> None:
         """Raises OSError or ssl.SSLError where the files can't be used."""
         self._files = (certificate, key, ca)
-        self._read_at = self._changed_at()
+        self._read_at = stamps(self._files)
         self._context = self._load()
         self._trusted = frozenset(self._context.get_ca_certs(binary_form=True))
 
@@ -119,17 +120,13 @@ class Tls:
     def context(self) -> ssl.SSLContext:
         """For the next connection. Files that can't be used (written to just now) leave the one before."""
         try:
-            changed_at = self._changed_at()
+            changed_at = stamps(self._files)
             if changed_at != self._read_at:
                 self._context, self._read_at = self._load(), changed_at
                 log.info("certificates read again")
         except (OSError, ssl.SSLError) as error:
             log.warning("certificates can't be read", extra={"reason": str(error)})
         return self._context
-
-    def _changed_at(self) -> tuple[tuple[int, int], ...]:
-        """Time and file: two that take each other's place within a tick of the kernel's clock have one time."""
-        return tuple((found.st_mtime_ns, found.st_ino) for found in (path.stat() for path in self._files))
 
     def _load(self) -> ssl.SSLContext:
         certificate, key, ca = self._files

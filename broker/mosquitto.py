@@ -28,8 +28,9 @@ from pathlib import Path
 from broker.acl import BROKER, Acl
 from broker.client import Settings
 from broker.following import Following
-from broker.mosquitto_files import PLUGIN_CLIENTS, Files, Seen, render, write
+from broker.mosquitto_files import PLUGIN_CLIENTS, Files, render, write
 from broker.revocations import RevocationList
+from broker.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,8 @@ class Mosquitto:
         port = _free_port(host, port)
         self._files.run.mkdir(parents=True, exist_ok=True)
         seen = self._files.seen()
-        self._files.write_acl(self._acl)
         self._following = following = self._follower(host, port)
-        self._files.write_crl(following.restore().crl)
+        self._files.write_rules(self._acl, following.restore().crl)
         write(self._files.plugin, json.dumps(PLUGIN_CLIENTS))
         write(self._files.config, render(self._files, host, port, getpass.getuser(), plugin))
         self._run = lambda: self._begin(binary, host, port)
@@ -159,7 +159,7 @@ class Mosquitto:
             ended.cancel()
         raise MosquittoMissing("mosquitto does not start; its messages are above")
 
-    async def _follow(self, seen: Seen) -> None:
+    async def _follow(self, seen: Stamps) -> None:
         """Tell Mosquitto of changed integrations and certificates: SIGHUP makes it read both, apart from the CAs."""
         while True:
             await asyncio.sleep(_WATCH_S)
@@ -176,8 +176,7 @@ class Mosquitto:
             seen = now
 
     def _write(self) -> None:
-        self._files.write_acl(self._acl)
-        self._files.write_crl(self.revoked.crl)
+        self._files.write_rules(self._acl, self.revoked.crl)
 
     async def _reload(self) -> None:
         if self._process is not None and self._process.returncode is None:

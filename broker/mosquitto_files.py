@@ -10,6 +10,7 @@ from pathlib import Path
 
 from broker.acl import Acl, Class, Identity, mosquitto_acl
 from broker.messages import MAX_BYTES
+from broker.stamps import Stamps, stamps
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Files:
         """Written by Inventory: a JSON list of {"name", "scoped"}."""
         return self.secrets.parent / "broker" / "integrations.json"
 
+    def write_rules(self, acl: Acl, crl: str) -> None:
+        """Both that Mosquitto reads again when it is told to. Raises ValueError, OSError."""
+        self.write_acl(acl)
+        self.write_crl(crl)
+
     def write_acl(self, acl: Acl) -> None:
         """With the integrations that are listed now. Raises ValueError for a list that is none, OSError."""
         write(self.acl, mosquitto_acl(acl, read_integrations(self.integrations)))
@@ -59,23 +65,9 @@ class Files:
         """Beside the secrets' own: a CA that has no list there yet would be believed nothing. Of two of one CA the newer counts."""
         write(self.crl, crl + (self.secrets / "ca.crl").read_text())
 
-    def seen(self) -> "Seen":
+    def seen(self) -> Stamps:
         """Differs where something has changed that Mosquitto has to read again; the last of it where it has to be started again."""
-        watched = (self.integrations, *(self.secrets / name for name in ("broker.crt", "ca.crl", "ca.crt")))
-        return tuple(_stamp(path) for path in watched)
-
-
-Seen = tuple[tuple[int, int], ...]
-"""Of each file the time of its last change, in nanoseconds, and its number."""
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Two files that take each other's place within a tick of the kernel's clock have one time."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_ino
+        return stamps((self.integrations, *(self.secrets / name for name in ("broker.crt", "ca.crl", "ca.crt"))))
 
 
 PLUGIN_CLIENTS = {

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from broker.stamps import Stamps, stamps
+
 T = TypeVar("T")
 
 
@@ -87,12 +89,12 @@ class Fresh(Generic[T]):
 
     def __init__(self, load: Callable[[], T], *paths: Path) -> None:
         self._load, self._paths = load, paths
-        self._read_at: tuple[tuple[int, int], ...] | None = None
+        self._read_at: Stamps | None = None
         self._value: list[T] = []
 
     def get(self) -> T:
         """Raises AuthorityError or OSError where there has never been one that could be used."""
-        changed_at = self._changed_at()
+        changed_at = stamps(self._paths)
         if self._value and changed_at == self._read_at:
             return self._value[0]
         try:
@@ -102,15 +104,3 @@ class Fresh(Generic[T]):
             if not self._value:
                 raise
         return self._value[0]
-
-    def _changed_at(self) -> tuple[tuple[int, int], ...]:
-        return tuple(_stamp(path) for path in self._paths)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Time alone would not do: the kernel counts it in steps of milliseconds."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_ino
