@@ -39,6 +39,7 @@ from inventory.intents import Intents
 from inventory.leases import Leases
 from inventory.memory import Recently
 from inventory.metrics import METER
+from inventory.parts import RETRY_S, keep, keep_trying
 from inventory.presence import sweep
 from inventory.publisher import Publisher, Undelivered, sole
 from inventory.replica import certificate_name
@@ -56,10 +57,6 @@ SERVICE = "svc-inventory"
 INTENTS_LOCK = 0x666C7764_0011
 """Advisory lock of the one reader of intents."""
 
-RETRY_S = 1.0
-"""Between tries of a part that has lost the database or the broker, in seconds."""
-BROKEN_S = 5.0
-"""Likewise of one that has failed for a reason that nobody foresaw."""
 FLUSH_S = 1.0
 """Heartbeats are written together once in so many seconds: at 10,000 devices 333 of them, in one statement."""
 STOP_S = 2.0
@@ -307,7 +304,7 @@ async def run(settings: Settings, ready: Callable[[], None] = lambda: print("rea
 
 async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """The service, until cancelled."""
-    await _keep_trying("schema", lambda: migrate(settings.database))
+    await keep_trying("schema", lambda: migrate(settings.database))
     forget_first_password(settings.secrets)
     async with _database(settings) as db:
         service = Service(settings, db)
@@ -316,7 +313,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
                 # A group cancels each part once and waits for it. A second time would cut short how it ends: a rollback, an UNSUBSCRIBE.
                 async with asyncio.TaskGroup() as parts:
                     for name, act in service.parts().items():
-                        parts.create_task(_keep(name, act), name=name)
+                        parts.create_task(keep(name, act), name=name)
                     await service.session.connected()
                     await service.subscribed.wait()
                     ready()
@@ -343,27 +340,6 @@ async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
         return
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
-
-
-async def _keep(name: str, act: Callable[[], Awaitable[None]]) -> None:
-    """Run a part again and again."""
-    while True:
-        await _keep_trying(name, act)
-        await asyncio.sleep(RETRY_S)
-
-
-async def _keep_trying(name: str, act: Callable[[], Awaitable[None]]) -> None:
-    """Once to its end, however often that takes."""
-    while True:
-        try:
-            await act()
-            return
-        except Unavailable as error:
-            log.warning("waiting for the database", extra={"part": name, "error": str(error)})
-            await asyncio.sleep(RETRY_S)
-        except Exception:
-            log.exception("part failed and is started again", extra={"part": name})
-            await asyncio.sleep(BROKEN_S)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[object]]) -> None:

@@ -8,7 +8,7 @@ put `csrf_token()` into their forms.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +23,7 @@ from inventory.authority import Authority
 from inventory.db import Database
 from inventory.deposits import Depositor
 from inventory.errors import Unavailable
+from inventory.parts import Part, keep
 from inventory.readmission import Readmission
 from inventory.store import Writes
 from inventory.telemetry import Publisher, process_name
@@ -60,10 +61,6 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     resources.blueprint,
 )
 
-Loop = Callable[[], Awaitable[None]]
-
-BROKEN_S: float = 5.0
-"""Before a part that failed is started again, in seconds."""
 TIDY_S: float = 3600.0
 """How often what is no longer needed is deleted, in seconds."""
 
@@ -111,13 +108,13 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
         provider=None if settings.provider is None else ProviderClient(settings.provider),
     )
     numbers = Publisher(db, process_name("web", settings.replica), lambda: operations.look(services))
-    loops: Mapping[str, Loop] = {
+    parts: dict[str, Part] = {
         "hub": hub.run,
         "tidy": partial(_tidy, services.store),
         "metrics": numbers.run,
         "standing": services.standing.run,
     }
-    tasks = [asyncio.create_task(_keep(name, run), name=name) for name, run in loops.items()]
+    tasks = [asyncio.create_task(keep(name, part), name=name) for name, part in parts.items()]
     try:
         yield services
     finally:
@@ -126,16 +123,6 @@ async def _living(settings: Settings) -> AsyncGenerator[Services, None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await db.close()
-
-
-async def _keep(name: str, run: Loop) -> None:
-    """Nobody waits for these loops: one that fails for a reason that nobody foresaw is said with its traceback, and begun again."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            log.exception("part failed and is started again", extra={"part": name})
-        await asyncio.sleep(BROKEN_S)
 
 
 async def _tidy(store: Writes) -> None:

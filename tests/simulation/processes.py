@@ -20,8 +20,9 @@ from broker.client import SessionDown, SessionUp
 from broker.messages import Delegation, KeyList, Mandate, encode_text, now_text
 from inventory.ingest import Ingest
 from inventory.keychain import Keychain, signed
+from inventory.parts import keep
 from inventory.secret_files import Fresh
-from inventory.service import Service, _keep, _release
+from inventory.service import Service, _release
 from inventory.settings import Settings
 from inventory.signing import CommandSigner, Delegated
 from inventory.store import Store
@@ -161,7 +162,7 @@ class InventoryProcess(ServerProcess):
         try:
             async with asyncio.TaskGroup() as tasks:
                 for name in PARTS:
-                    tasks.create_task(_keep(name, parts[name]), name=name)
+                    tasks.create_task(keep(name, parts[name]), name=name)
         finally:
             if self.alive:
                 await _release(service.leases)

@@ -22,19 +22,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fleetward import launch, postgres
+from inventory import parts
 from inventory.authority import Authority
 from inventory.changes import Relay
 from inventory.db import Database, migrate
 from tests.waiting import Stopwatch, patience
 from tests.web.site_under_test import PASSWORD, people, until
 from tests.web.web_process import process
-from web import app, serving
+from web import serving
 from web.__main__ import Misconfigured, options_from, settings_from
 
 
 async def test_a_loop_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody waits for it, so nobody else would notice; the log says why."""
-    monkeypatch.setattr(app, "BROKEN_S", 0.0)
+    monkeypatch.setattr(parts, "BROKEN_S", 0.0)
     begun, runs_on = [], asyncio.Event()
 
     async def run() -> None:
@@ -44,7 +45,7 @@ async def test_a_loop_that_fails_is_begun_again(monkeypatch: pytest.MonkeyPatch,
         runs_on.set()
         await asyncio.Event().wait()
 
-    keeping = asyncio.create_task(app._keep("tidy", run))
+    keeping = asyncio.create_task(parts.keep("tidy", run))
     try:
         async with patience(30):
             await runs_on.wait()
