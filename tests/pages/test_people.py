@@ -22,7 +22,7 @@ def added(page: Page, name: str, role: str, scope: str = "") -> str:
     page.get_by_label("Name", exact=False).first.fill(name)
     page.get_by_label("Role").select_option(role)
     page.get_by_label("Only for these hosts").fill(scope)
-    page.get_by_role("button", name="Add").press("Enter")
+    page.get_by_role("button", name="Add").click()
     return page.locator("#made pre").inner_text().strip()
 
 

@@ -37,7 +37,7 @@ def test_whatever_its_name_and_scope_a_token_can_be_revoked_without_scrolling(pa
     page.goto("/access/programs")
     page.get_by_label("Name").fill("a-token-with-quite-a-long-name-for-reports")
     page.get_by_label("Only for these hosts").fill('labels.country = de AND cpu_cores >= 8 AND os_name = "Debian GNU/Linux"')
-    page.get_by_role("button", name="Make a token").press("Enter")
+    page.get_by_role("button", name="Make a token").click()
     page.locator("#made").wait_for()
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
@@ -53,7 +53,7 @@ def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Pat
         page.goto("/access/programs")
         page.get_by_role("link", name="Scope of gauges").click()
         page.get_by_label("Only for these hosts").fill(typed)
-        page.get_by_role("button", name="Save").press("Enter")  # a preview that comes just now moves it away below the pointer
+        page.get_by_role("button", name="Save").click()
         if said:
             expect(page.locator(".toast")).to_contain_text(SAID[said])
             expect(page.locator("#gauges")).to_contain_text(typed)
@@ -62,6 +62,19 @@ def test_an_integration_is_given_a_scope(page: Page, fleet: Fleet, tmp_path: Pat
             expect(page.get_by_label("Only for these hosts")).to_have_value(typed)
             expect(page.locator("#scope-preview")).to_be_empty()
             page.screenshot(path=tmp_path / "scope.png", full_page=True)
+
+
+def test_what_a_scope_would_see_moves_no_button(page: Page, fleet: Fleet) -> None:
+    """It comes while somebody is about to press it, and may be long."""
+    fleet.let_in("meters", "none")
+    for where in ("/access/programs/integrations/meters/scope", "/access/programs", "/access", "/access/users/admin"):
+        page.goto(where)
+        expect(page.locator("#scope-preview")).to_contain_text("hosts match")
+        button = page.locator("form:has(textarea) button[type=submit]")
+        before = button.bounding_box()
+        page.get_by_label("Only for these hosts").fill("nothing = 1")
+        expect(page.locator("#scope-preview")).to_contain_text("host has no field nothing")
+        assert before is not None and button.bounding_box() == before, where
 
 
 def test_unsigned_writers_are_shown_as_such_and_taken_back(page: Page, fleet: Fleet, tmp_path: Path) -> None:
